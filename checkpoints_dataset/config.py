@@ -1,0 +1,79 @@
+"""Settings of a harvest. This file imports no torch, so that `--help` is fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Spacing = Literal["mixed", "log", "linear"]
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    """How runs are trained and which of their checkpoints are kept."""
+
+    task: str = "digits"
+    """Task whose networks are trained."""
+    num_runs: int = 4000
+    """Number of networks."""
+    num_steps: int = 400
+    """Optimizer steps of each run."""
+    num_checkpoints: int = 60
+    """Checkpoints kept of each run, the first (before training) and the last included."""
+    spacing: Spacing = "mixed"
+    """Which steps are kept: evenly spaced, evenly spaced in log(step), or half of each."""
+    optimizer: str = "nesterov"
+    """nesterov, sgd, adam or adamw."""
+    learning_rate: float = 0.1
+    """Base learning rate; it falls to 0 along a cosine."""
+    momentum: float = 0.9
+    """Momentum of nesterov and sgd."""
+    weight_decay: float = 5e-4
+    """Weight decay, on all parameters."""
+    batch_size: int = 64
+    """Training examples per step; networks of a shard share their order."""
+    seed: int = 0
+    """The same seed gives the same bytes."""
+    runs_per_shard: int = 250
+    """Networks trained as one tensor program and written as one shard."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Of the parameters on disk."""
+    max_abs_param: float = 10.0
+    """A run with a larger or non-finite parameter at any checkpoint is left out."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_runs", "num_steps", "batch_size", "runs_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 2 <= self.num_checkpoints <= self.num_steps + 1:
+            raise ValueError(
+                f"num_checkpoints must lie between 2 and num_steps + 1 = {self.num_steps + 1}, "
+                f"got {self.num_checkpoints}"
+            )
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the finished dataset; the last may hold fewer runs."""
+        return -(-self.num_runs // self.runs_per_shard)
+
+
+def checkpoint_steps(num_steps: int, num_checkpoints: int, spacing: Spacing) -> list[int]:
+    """Steps after which a checkpoint is kept: `num_checkpoints` different ones from 0 to `num_steps`.
+
+    Candidates are taken from the spacing at finer and finer resolution until enough of them differ, since
+    logarithmic spacing repeats small integers.
+    """
+    for resolution in range(2, 64 * (num_steps + num_checkpoints)):
+        fractions = [i / (resolution - 1) for i in range(resolution)]
+        steps = {0, num_steps}
+        if spacing in ("linear", "mixed"):
+            steps |= {round(num_steps * f) for f in fractions}
+        if spacing in ("log", "mixed"):
+            steps |= {round((num_steps + 1) ** f) - 1 for f in fractions}
+        if len(steps) >= num_checkpoints:
+            inner = sorted(steps - {0, num_steps})
+            surplus = len(steps) - num_checkpoints
+            # drop the surplus evenly, never the first or the last checkpoint
+            drop = {inner[int((k + 0.5) * len(inner) / surplus)] for k in range(surplus)}
+            return [0, *(s for s in inner if s not in drop), num_steps]
+    raise ValueError(f"{num_steps} steps hold no {num_checkpoints} checkpoints with spacing {spacing!r}")

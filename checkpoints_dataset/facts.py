@@ -1,0 +1,53 @@
+"""What a dataset says about its task: scale of the parameters, range of the metric, quality of the runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from checkpoints_dataset.store import CheckpointStore
+from g_pt.normalization import NormalizationMode, ParameterNormalizer
+from g_pt.tasks.base import Task
+
+STATISTICS_ROWS = 25_000  # as many as the reference estimates its scale from
+
+
+def fit_normalizer(store: CheckpointStore, mode: NormalizationMode, seed: int = 0) -> ParameterNormalizer:
+    """Fit the normaliser to random checkpoints of the train split."""
+    rows = split_rows(store)
+    if len(rows) > STATISTICS_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, STATISTICS_ROWS, replace=False))
+    return ParameterNormalizer.fit(store.params(rows), store.header.layout, mode)
+
+
+def training_facts(store: CheckpointStore, task: Task, metric_name: str) -> dict[str, Any]:
+    """What a pipeline keeps about its training data.
+
+    Returns:
+        `prompt_range`: lowest and highest metric of any checkpoint of the train split.
+        `attainable_range`: mean over train runs of the best metric and of the first, best first.
+        `trained_runs`: mean test-split metrics of the last checkpoints of the test runs, and their number.
+        `dataset`: number of train runs and checkpoints, and how they were made.
+    """
+    metric = task.metric(metric_name)
+    values = store.metrics[metric_name]
+    runs = store.runs_of("train")
+    best = min if metric.minimize else max
+    bests = [best(values[r.first_row : r.first_row + r.num_checkpoints]) for r in runs]
+    rows = split_rows(store)
+    finals = task.evaluate(store.params(store.final_rows("test")), "test")
+    return {
+        "prompt_range": [float(values[rows].min()), float(values[rows].max())],
+        "attainable_range": [float(np.mean(bests)), float(np.mean([values[r.first_row] for r in runs]))],
+        "trained_runs": {
+            "num_runs": len(store.runs_of("test")),
+            **{f"test_{name}": {"mean": v.mean().item()} for name, v in finals.items()},
+        },
+        "dataset": {"num_runs": len(runs), "num_checkpoints": len(rows), "source": store.header.source},
+    }
+
+
+def split_rows(store: CheckpointStore) -> np.ndarray[Any, Any]:
+    """All rows of the train split."""
+    return np.concatenate([np.arange(r.first_row, r.first_row + r.num_checkpoints) for r in store.runs_of("train")])

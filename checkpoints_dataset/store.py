@@ -1,0 +1,150 @@
+"""Reading checkpoint datasets: memory-mapped rows of parameters and a table of metrics.
+
+P = parameters per network, rows = checkpoints of all runs.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from checkpoints_dataset.format import PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name, split_of
+from checkpoints_dataset.writer import fingerprint
+from g_pt.atomic_files import read_json
+from g_pt.tasks.base import Split, check_split
+
+NUMPY_DTYPES = {
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "U8": np.uint8,
+    "I64": np.int64,
+    "BOOL": np.bool_,
+}
+
+
+class CheckpointStore:
+    """A finished checkpoint dataset.
+
+    Attributes:
+        header: task, layout, metrics.
+        runs: one record per run; `first_row` counts over the whole store.
+        left_out: `{run: reason}` of the runs that were not kept.
+        run, step: (rows,) int64.
+        metrics: `{metric: (rows,) float32}`, on the validation split.
+    """
+
+    def __init__(self, folder: Path | str, *, verify: bool = True) -> None:
+        """Open a dataset.
+
+        Args:
+            folder: with dataset.json and the shards.
+            verify: read every byte once and compare checksums; without it only sizes are compared.
+
+        Raises:
+            StoreError: a file is missing, unfinished, truncated or altered; the message names it.
+        """
+        self.folder = Path(folder)
+        self.header = DatasetHeader.read(self.folder)
+        self.runs: list[RunRecord] = []
+        self.left_out: dict[int, str] = {}
+        tables: list[pa.Table] = []
+        self._row_ends: list[int] = []
+        num_rows = 0
+        for index in range(self.header.num_shards):
+            manifest = self._manifest(index)
+            for file, expected in manifest["files"].items():
+                check_file(self.folder / file, expected, verify=verify)
+            self.runs += [RunRecord(**{**r, "first_row": r["first_row"] + num_rows}) for r in manifest["runs"]]
+            self.left_out |= {int(run): reason for run, reason in manifest["left_out"].items()}
+            with pa.memory_map(str(self.folder / f"{shard_name(index)}.arrow")) as source:
+                tables.append(pa.ipc.open_file(source).read_all())
+            num_rows += len(tables[-1])
+            self._row_ends.append(num_rows)
+        table = pa.concat_tables(tables)
+        self.run, self.step = table[RUN].to_numpy(), table[STEP].to_numpy()
+        self.metrics = {name: table[name].to_numpy() for name in self.header.metrics}
+
+    def _manifest(self, index: int) -> dict[str, Any]:
+        path = self.folder / f"{shard_name(index)}.json"
+        if not path.is_file():
+            raise StoreError(
+                f"{path} is missing: the harvest is unfinished ({self.header.num_shards} shards are wanted); "
+                "run the same gpt-harvest command again, it continues where it stopped"
+            )
+        manifest: dict[str, Any] = read_json(path)
+        if not {"files", "runs", "left_out"} <= set(manifest):
+            raise StoreError(f"{path} must have files, runs and left_out, got {sorted(manifest)}: altered")
+        return manifest
+
+    def __len__(self) -> int:
+        """Number of checkpoints."""
+        return len(self.run)
+
+    @cached_property
+    def _params(self) -> list[np.ndarray[Any, Any]]:
+        return [self.array(PARAMS, index) for index in range(self.header.num_shards)]
+
+    def array(self, name: str, shard: int) -> np.ndarray[Any, Any]:
+        """Memory-mapped rows of one array of one shard, (rows of the shard, ...), in the dtype on disk."""
+        return map_safetensors(self.folder / f"{shard_name(shard)}.safetensors", name)
+
+    def params(self, rows: np.ndarray[Any, Any]) -> Tensor:
+        """Gather raw parameters of the given rows, in their order: (len(rows), P) float32."""
+        rows = np.asarray(rows, dtype=np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows must lie in [0, {len(self)}), got {rows.min()} to {rows.max()}")
+        gathered = torch.empty(len(rows), self.header.layout.num_params, dtype=getattr(torch, self.header.dtype))
+        shards = np.searchsorted(self._row_ends, rows, side="right")
+        for shard in np.unique(shards):
+            (positions,) = np.nonzero(shards == shard)
+            start = self._row_ends[shard - 1] if shard else 0
+            gathered[torch.from_numpy(positions)] = torch.from_numpy(self._params[shard][rows[positions] - start])
+        return gathered.float()
+
+    def runs_of(self, split: Split) -> list[RunRecord]:
+        """The runs of one split; checkpoints of a run are never in two splits."""
+        check_split(split)
+        return [record for record in self.runs if split_of(record.run) == split]
+
+    def final_rows(self, split: Split) -> np.ndarray[Any, Any]:
+        """Row of the last checkpoint of each run of a split."""
+        return np.array([r.first_row + r.num_checkpoints - 1 for r in self.runs_of(split)], dtype=np.int64)
+
+
+def check_file(path: Path, expected: dict[str, Any], *, verify: bool) -> None:
+    """Compare a file with what its shard's manifest says."""
+    if not path.is_file():
+        raise StoreError(f"{path} is missing")
+    if path.stat().st_size != expected["bytes"]:
+        raise StoreError(f"{path} must have {expected['bytes']} bytes, got {path.stat().st_size}: truncated or altered")
+    if verify and fingerprint(path)["sha256"] != expected["sha256"]:
+        raise StoreError(f"{path} does not have the checksum it was written with: altered or damaged")
+
+
+def map_safetensors(path: Path, name: str) -> np.ndarray[Any, Any]:
+    """One tensor of a safetensors file as a read-only memory map, without reading it.
+
+    Row access through `safetensors` itself is several times slower than through the map.
+    """
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    if name not in header:
+        raise StoreError(f"{path} has no array {name!r}; it has {sorted(set(header) - {'__metadata__'})}")
+    entry = header[name]
+    return np.memmap(
+        path,
+        dtype=NUMPY_DTYPES[entry["dtype"]],
+        mode="c",  # copy-on-write: torch wants a writable buffer, the file stays as it is
+        offset=8 + length + entry["data_offsets"][0],
+        shape=tuple(entry["shape"]),
+    )

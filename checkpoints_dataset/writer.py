@@ -1,0 +1,118 @@
+"""Writing checkpoint datasets shard by shard, so that a kill loses at most the shard at hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name
+from g_pt.atomic_files import TEMPORARY, atomic_path, read_json, write_json
+
+
+class DatasetWriter:
+    """Adds finished shards to a folder; a folder of the same header is continued."""
+
+    def __init__(self, folder: Path | str, header: DatasetHeader) -> None:
+        """Create or continue a dataset.
+
+        Raises:
+            StoreError: the folder holds a dataset made with other settings, or other files.
+        """
+        self.folder, self.header = Path(folder), header
+        path = self.folder / HEADER_FILE
+        if path.exists():
+            check_same(path, read_json(path), header.to_json())
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise StoreError(f"{self.folder} is neither empty nor a checkpoint dataset; name another folder")
+        else:
+            write_json(path, header.to_json())
+        for leftover in self.folder.glob(f"*{TEMPORARY}"):  # of a process that was killed while writing
+            leftover.unlink()
+
+    def is_finished(self, index: int) -> bool:
+        """Whether a shard has been written whole."""
+        return (self.folder / f"{shard_name(index)}.json").exists()
+
+    def write_shard(
+        self,
+        index: int,
+        params: Tensor,
+        steps: Sequence[int],
+        metrics: Mapping[str, Tensor],
+        runs: Mapping[int, Mapping[str, Any]],
+        *,
+        left_out: Mapping[int, str] | None = None,
+        arrays: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write one shard durably: R runs of C checkpoints each.
+
+        Args:
+            index: of the shard.
+            params: (R, C, P), raw.
+            steps: (C,) optimizer steps taken before each checkpoint, rising.
+            metrics: `{metric: (R, C)}` on the validation split.
+            runs: `{run: metadata}` in the order of the rows.
+            left_out: `{run: reason}` of runs that were made but are not kept.
+            arrays: further tensors (R, C, ...), such as masks.
+        """
+        num_runs, num_checkpoints = params.shape[:2]
+        if len(runs) != num_runs or len(steps) != num_checkpoints:
+            raise ValueError(f"{len(runs)} runs x {len(steps)} steps do not fit params {tuple(params.shape)}")
+        if set(metrics) != set(self.header.metrics):
+            raise ValueError(f"metrics must be {sorted(self.header.metrics)}, got {sorted(metrics)}")
+        tensors = {PARAMS: params.to(getattr(torch, self.header.dtype)), **(arrays or {})}
+        tensors = {name: t.flatten(0, 1).contiguous() for name, t in tensors.items()}
+        table = pa.table(
+            {
+                RUN: np.repeat(np.fromiter(runs, dtype=np.int64, count=num_runs), num_checkpoints),
+                STEP: np.tile(np.asarray(steps, dtype=np.int64), num_runs),
+                **{name: values.float().flatten().numpy() for name, values in metrics.items()},
+            }
+        )
+        name = shard_name(index)
+        with atomic_path(self.folder / f"{name}.safetensors") as path:
+            save_file(tensors, path)
+        with atomic_path(self.folder / f"{name}.arrow") as path, pa.ipc.new_file(path, table.schema) as sink:
+            sink.write_table(table)
+        records = [
+            RunRecord(run, row * num_checkpoints, num_checkpoints, dict(metadata))
+            for row, (run, metadata) in enumerate(runs.items())
+        ]
+        write_json(
+            self.folder / f"{name}.json",
+            {
+                "files": {file: fingerprint(self.folder / file) for file in (f"{name}.safetensors", f"{name}.arrow")},
+                "left_out": {str(run): reason for run, reason in (left_out or {}).items()},
+                "runs": [record.to_json() for record in records],
+            },
+        )
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to continue a dataset made with other settings; the error names the first that differs."""
+    for key in wanted:
+        old, new = found.get(key), wanted[key]
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            key, old, new = next(
+                (f"{key}.{k}", old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)
+            )
+        raise StoreError(
+            f"{path} was made with {key} = {old!r}, now it is {new!r}; use the same settings to continue it, "
+            "or another folder"
+        )

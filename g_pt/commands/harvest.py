@@ -1,0 +1,54 @@
+"""gpt-harvest: train many small networks at once and keep their checkpoints.
+
+Examples:
+    gpt-harvest --task digits --num-runs 4000 --out runs/digits/checkpoints
+    gpt-harvest --optimizer adam --learning-rate 0.003 --num-runs 500 --out runs/digits/adam
+
+A harvest that was interrupted continues when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import tyro
+
+from checkpoints_dataset.config import HarvestConfig
+from g_pt.commands.errors import exit_on_user_error
+
+
+@dataclass(frozen=True)
+class Arguments(HarvestConfig):
+    """Settings of the harvest and where it goes."""
+
+    out: Path = Path("runs/digits/checkpoints")
+    """Folder of the dataset."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command."""
+    with exit_on_user_error("gpt-harvest"):
+        parsed = tyro.cli(Arguments, args=arguments, prog="gpt-harvest", description=(__doc__ or "").strip())
+        config = HarvestConfig(**{f.name: getattr(parsed, f.name) for f in fields(HarvestConfig)})
+        harvest_with_progress(config, parsed.out)
+
+
+def harvest_with_progress(config: HarvestConfig, folder: Path) -> None:
+    """Harvest with a progress bar, and say what was left out."""
+    from tqdm import tqdm
+
+    from checkpoints_dataset.harvest import harvest
+    from checkpoints_dataset.store import CheckpointStore
+
+    total = config.num_runs * config.num_steps
+    with tqdm(total=total, desc="harvesting", unit="step", unit_scale=True, disable=None) as bar:
+        harvest(config, folder, progress=bar.update)
+    store = CheckpointStore(folder, verify=False)
+    print(
+        f"{folder}: {len(store)} checkpoints of {len(store.runs)} runs, {len(store.left_out)} runs left out",
+        file=sys.stderr,
+    )
+    for run, reason in list(store.left_out.items())[:5]:
+        print(f"  left out: run {run}, {reason}", file=sys.stderr)

@@ -1,0 +1,68 @@
+"""From the name of a model to a local folder: bundled models, folders, and repositories on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+BUNDLED = Path(__file__).parent / "bundled"
+# everything a pipeline needs, and nothing that could be executed
+ALLOWED_FILES = ["*.json", "*.safetensors", "README.md"]
+
+
+def bundled_models() -> list[str]:
+    """Names of the models inside this package."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
+
+
+def resolve_model(name: Path | str, **hub_options: Any) -> Path:
+    """Find the folder of a model, fetching it from the Hub where needed.
+
+    Args:
+        name: a folder with model_index.json, the name of a bundled model, or a Hub repository "org/name".
+        hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `endpoint`.
+
+    Raises:
+        OSError: there is no such model, or it cannot be fetched; the message says which and why.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise OSError(f"{folder} is a folder without model_index.json: not a saved ParameterUpdatePipeline")
+        return folder
+    if str(name) in bundled_models():
+        return BUNDLED / str(name)
+    if str(name).count("/") != 1 or str(name).startswith((".", "/")):
+        raise OSError(
+            f"{str(name)!r} is neither an existing folder, nor a bundled model ({', '.join(bundled_models())}), nor a "
+            "Hub repository 'org/name'"
+        )
+    return download(str(name), **hub_options)
+
+
+def download(repo_id: str, **hub_options: Any) -> Path:
+    """Fetch a repository's JSON and safetensors files from the Hub; cached files are not fetched again."""
+    from huggingface_hub import errors, snapshot_download
+
+    options = {key: value for key, value in hub_options.items() if value is not None}
+    try:
+        folder = Path(snapshot_download(repo_id, allow_patterns=ALLOWED_FILES, **options))
+    except errors.HFValidationError as error:
+        raise OSError(f"{repo_id!r} is neither an existing folder nor a valid Hub repository name") from error
+    except errors.GatedRepoError as error:
+        raise OSError(f"{repo_id} is gated: accept its terms on the Hub and run `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise OSError(
+            f"there is no repository {repo_id} on the Hub, or it is private and you are not logged in"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise OSError(f"{repo_id} has no revision {options.get('revision')!r}") from error
+    except errors.LocalEntryNotFoundError as error:
+        offline = os.environ.get("HF_HUB_OFFLINE", "0")
+        raise OSError(f"{repo_id} is not cached and the Hub is out of reach (HF_HUB_OFFLINE={offline})") from error
+    except errors.HfHubHTTPError as error:
+        raise OSError(f"the Hub refused {repo_id}: {error}") from error
+    if not (folder / "model_index.json").is_file():
+        raise OSError(f"repository {repo_id} has no model_index.json: not a ParameterUpdatePipeline")
+    return folder

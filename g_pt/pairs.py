@@ -1,0 +1,37 @@
+"""What the model learns from: an earlier and a later checkpoint of one run.
+
+B = pairs in a batch, P = parameters per network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CheckpointPairs:
+    """Pairs of raw parameters (B, P) and raw metrics (B,)."""
+
+    starting_params: Tensor
+    future_params: Tensor
+    starting_metric: Tensor
+    future_metric: Tensor
+
+    @classmethod
+    def from_stacked(cls, params: Tensor, metric: np.ndarray[Any, Any]) -> CheckpointPairs:
+        """Starts before targets: params (2B, P), metric (2, B)."""
+        start, future = params.chunk(2)
+        return cls(start, future, torch.from_numpy(metric[0]), torch.from_numpy(metric[1]))
+
+    def __len__(self) -> int:
+        return len(self.starting_params)
+
+    def to(self, device: torch.device) -> CheckpointPairs:
+        """The same pairs on a device."""
+        moved = (t.to(device, non_blocking=True) for t in vars(self).values())
+        return CheckpointPairs(*moved)

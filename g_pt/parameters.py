@@ -1,0 +1,118 @@
+"""The layout of a network's parameters inside one flat vector.
+
+P = parameters per network, B = networks in a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """Names and shapes of a network's tensors, in the order in which the flat vector holds them.
+
+    Tensors are flattened row-major and concatenated in state-dict order, as in the reference G.pt.
+    Floating-point buffers are part of the layout, since a network does not compute without them; integer
+    buffers (counters) are not.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.shapes):
+            raise ValueError(f"a layout needs one shape per name, got {len(self.names)} and {len(self.shapes)}")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"tensor names in a layout must differ, got {list(self.names)}")
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> ParameterLayout:
+        """Read the layout off a module's state dict."""
+        tensors = {name: t for name, t in module.state_dict().items() if t.is_floating_point()}
+        if not tensors:
+            raise ValueError(f"{type(module).__name__} has no floating-point parameters to lay out")
+        return cls(tuple(tensors), tuple(tuple(t.shape) for t in tensors.values()))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of parameters of each tensor."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def num_params(self) -> int:
+        """P, the length of the flat vector."""
+        return sum(self.sizes)
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Where each tensor lies in the flat vector."""
+        slices, start = {}, 0
+        for name, size in zip(self.names, self.sizes, strict=True):
+            slices[name] = slice(start, start + size)
+            start += size
+        return slices
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Join named tensors of shape (..., *shape) into vectors (..., P); leading axes are kept.
+
+        Raises:
+            ValueError: a tensor is missing, not part of the layout, or of another shape.
+        """
+        self.check(tensors, batched=True)
+        parts = []
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            tensor = tensors[name]
+            lead = tensor.shape[: tensor.dim() - len(shape)]
+            parts.append(tensor.reshape(*lead, math.prod(shape)))
+        return torch.cat(parts, dim=-1)
+
+    def unflatten(self, params: Tensor) -> dict[str, Tensor]:
+        """Split vectors (..., P) into named tensors (..., *shape) without copying where strides allow it."""
+        if params.shape[-1] != self.num_params:
+            raise ValueError(
+                f"a vector of this layout has {self.num_params} parameters, got {params.shape[-1]}; "
+                f"its tensors are {self.describe()}"
+            )
+        # split, not slices: its backward is one concatenation instead of one zero-filled vector per tensor
+        parts = params.split(self.sizes, dim=-1)
+        return {
+            name: part.reshape(*params.shape[:-1], *shape)
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+        }
+
+    def check(self, tensors: Mapping[str, Tensor], *, batched: bool = False) -> None:
+        """Refuse tensors that do not fit; the error names the tensor, the shape wanted and what came.
+
+        Integer tensors are ignored. With `batched`, leading axes in front of the shape are allowed.
+        """
+        floating = {name: t for name, t in tensors.items() if t.is_floating_point()}
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if name not in floating:
+                raise ValueError(f"tensor {name!r} of shape {shape} is wanted but missing; got {sorted(floating)}")
+            got = tuple(floating[name].shape)
+            end = got[len(got) - len(shape) :] if batched and len(got) > len(shape) else got
+            if end != shape:
+                raise ValueError(f"tensor {name!r} must have shape {shape}, got {got}: another architecture?")
+        extra = sorted(set(floating) - set(self.names))
+        if extra:
+            raise ValueError(f"tensors {extra} are not part of this network; its tensors are {self.describe()}")
+
+    def describe(self) -> str:
+        """One line for error messages: `fc1.weight (16, 64), fc1.bias (16,), ...`."""
+        return ", ".join(f"{name} {shape}" for name, shape in zip(self.names, self.shapes, strict=True))
+
+    def to_json(self) -> list[list[Any]]:
+        """Plain lists `[[name, [size, ...]], ...]`, as kept beside data and models."""
+        return [[name, list(shape)] for name, shape in zip(self.names, self.shapes, strict=True)]
+
+    @classmethod
+    def from_json(cls, entries: list[list[Any]]) -> ParameterLayout:
+        """Inverse of `to_json`."""
+        return cls(tuple(str(n) for n, _ in entries), tuple(tuple(int(s) for s in shape) for _, shape in entries))

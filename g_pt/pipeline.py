@@ -1,0 +1,199 @@
+"""The sampler around the network: start parameters and a prompt in, updated parameters out.
+
+B = networks, P = parameters per network.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from g_pt.hub import resolve_model
+from g_pt.metrics import Metric
+
+# imported here, not lazily: diffusers loads components only from modules that are imported already
+from g_pt.normalization import ParameterNormalizer
+from g_pt.parameters import ParameterLayout
+from g_pt.schedulers import make_scheduler
+from g_pt.tasks import get_task
+from g_pt.tasks.base import Task
+from g_pt.transformer import ParameterTransformer
+
+
+class PromptRangeWarning(UserWarning):
+    """A prompt lies outside the metrics that the model was trained on."""
+
+
+@dataclass
+class ParameterUpdateOutput(BaseOutput):
+    """Updated parameters (B, P), raw, and the starting metric (B,) that the update was conditioned on."""
+
+    params: Tensor
+    starting_metric: Tensor
+
+
+class ParameterUpdatePipeline(DiffusionPipeline):
+    """Samples one update of a network's parameters that should bring its metric to the prompted value."""
+
+    model_cpu_offload_seq = "transformer"
+
+    def __init__(
+        self,
+        transformer: ParameterTransformer,
+        normalizer: ParameterNormalizer,
+        scheduler: SchedulerMixin,
+        task: str | None = None,
+        num_inference_steps: int = 20,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            transformer: predicts x_0.
+            normalizer: between raw parameters and x.
+            scheduler: any sampler of `g_pt.schedulers`.
+            task: name of the task whose networks are updated; measures the starting metric.
+            num_inference_steps: default number of sampling steps.
+            training: facts about the data: `prompt_range` [lowest, highest] and `attainable_range` [best, init]
+                of the metric, `trained_runs` and whatever else is known.
+        """
+        super().__init__()
+        self.register_modules(transformer=transformer, normalizer=normalizer, scheduler=scheduler)
+        self.set_progress_bar_config(disable=None, leave=False, desc="sampling")  # None: on a terminal only
+        self.register_to_config(task=task, num_inference_steps=num_inference_steps, training=training or {})
+
+    @property
+    def metric(self) -> Metric:
+        """What is prompted."""
+        metric: Metric = self.transformer.metric
+        return metric
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Tensors of the networks that this pipeline updates."""
+        layout: ParameterLayout = self.transformer.layout
+        return layout
+
+    @cached_property
+    def task(self) -> Task:
+        """The task named in the configuration."""
+        if self.config.task is None:
+            raise ValueError("this pipeline names no task; pass starting_metric= and measure the results yourself")
+        task = get_task(self.config.task)
+        if task.layout != self.layout:
+            raise ValueError(
+                f"the pipeline updates networks of {self.layout.describe()}, but task {task.name!r} has "
+                f"{task.layout.describe()}"
+            )
+        return task
+
+    @classmethod
+    def from_pretrained(cls, name: Path | str, **kwargs: Any) -> ParameterUpdatePipeline:
+        """Load a bundled model, a folder or a Hub repository.
+
+        Args:
+            name: as for `g_pt.hub.resolve_model`.
+            kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download` for the Hub; the rest
+                goes to diffusers (components by name, `dtype`, ...).
+        """
+        options = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+        folder = resolve_model(name, **{key: kwargs.pop(key, None) for key in options})
+        try:
+            pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
+        except Exception as error:
+            raise OSError(f"{folder} cannot be loaded as a ParameterUpdatePipeline: {error}") from error
+        for part in ("transformer", "normalizer"):
+            missing = [n for n, p in getattr(pipeline, part).state_dict().items() if p.is_meta]
+            if missing:  # diffusers only warns and leaves them without values
+                raise OSError(
+                    f"{folder}/{part} lacks tensors {missing[:3]}: the weights are damaged or of another model"
+                )
+        return pipeline
+
+    def set_scheduler(self, name: str) -> None:
+        """Swap the sampler by name; the noise schedule stays that of the training."""
+        self.scheduler: Any = make_scheduler(name, dict(self.scheduler.config))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        starting_params: Tensor,
+        prompted_metric: float | Tensor,
+        starting_metric: Tensor | None = None,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ParameterUpdateOutput:
+        """Sample one update for each network.
+
+        Args:
+            starting_params: (B, P) or (P,), raw.
+            prompted_metric: wanted metric, one for all networks or (B,), raw; it means the validation metric.
+            starting_metric: (B,), raw; measured on the task's validation split where it is not given.
+            num_inference_steps: sampling steps; the pipeline's default where it is not given.
+            generator: of the sampling noise.
+
+        Returns:
+            Updated parameters (B, P), raw, and the starting metric (B,).
+
+        Raises:
+            ValueError: wrong number of parameters, or values that are not finite.
+
+        Warns:
+            PromptRangeWarning: a prompt lies outside the metrics seen in training.
+        """
+        device, dtype = self._execution_device, self.transformer.dtype
+        params = torch.atleast_2d(starting_params).to(device, torch.float32)
+        self._check_params(params)
+        if starting_metric is None:
+            starting_metric = self.task.evaluate(params, "validation")[self.metric.name]
+        starting_metric = torch.atleast_1d(torch.as_tensor(starting_metric, device=device, dtype=torch.float32))
+        prompt = torch.as_tensor(prompted_metric, device=device, dtype=torch.float32).expand(len(params))
+        self._check_prompt(prompt)
+
+        x_start = self.normalizer.normalize(params).to(dtype)  # (B, P)
+        self.scheduler.set_timesteps(num_inference_steps or self.config.num_inference_steps, device=device)
+        x_t = randn_tensor(x_start.shape, generator=generator, device=device, dtype=dtype)
+        x_t = x_t * self.scheduler.init_noise_sigma
+        # not every sampler is stochastic
+        noise = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
+        for t in self.progress_bar(self.scheduler.timesteps):
+            scaled = self.scheduler.scale_model_input(x_t, t)
+            x_0 = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
+            x_t = self.scheduler.step(x_0, t, x_t, **noise).prev_sample  # (B, P)
+        updated = self.normalizer.unnormalize(x_t.float())
+        return ParameterUpdateOutput(params=updated, starting_metric=starting_metric)
+
+    def _check_params(self, params: Tensor) -> None:
+        if params.shape[-1] != self.layout.num_params:
+            raise ValueError(
+                f"this pipeline updates networks of {self.layout.num_params} parameters ({self.layout.describe()}), "
+                f"got {params.shape[-1]}"
+            )
+        for name, tensor in self.layout.unflatten(params).items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"starting parameters must be finite, but {name!r} holds NaN or infinity")
+
+    def _check_prompt(self, prompt: Tensor) -> None:
+        if not prompt.isfinite().all():
+            raise ValueError(f"a prompted {self.metric.name} must be a finite number, got {prompt.tolist()}")
+        if "prompt_range" not in self.config.training:
+            return
+        low, high = self.config.training["prompt_range"]
+        outside = prompt[(prompt < low) | (prompt > high)]
+        if len(outside):
+            warnings.warn(
+                f"prompted {self.metric.name} {outside[0].item():.4g} lies outside the range seen in training, "
+                f"{low:.4g} to {high:.4g} {self.metric.unit}: the result need not follow the prompt",
+                PromptRangeWarning,
+                stacklevel=3,
+            )

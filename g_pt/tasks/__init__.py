@@ -1,0 +1,5 @@
+"""Tasks: families of networks with metrics. `get_task(name)` makes one."""
+
+from g_pt.tasks.registry import get_task as get_task
+from g_pt.tasks.registry import register_task as register_task
+from g_pt.tasks.registry import task_names as task_names

@@ -1,0 +1,83 @@
+"""A family of networks with metrics: the interface between the method and the world.
+
+B = networks in a batch, P = parameters per network.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from g_pt.metrics import Metric
+from g_pt.parameters import ParameterLayout
+from g_pt.permutations import PermutationSpec
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class Task(ABC):
+    """Networks of one architecture, how they start, and how good they are.
+
+    Metrics of the validation split condition a model; metrics of the test split are reported.
+    """
+
+    name: str
+    metrics: Mapping[str, Metric]
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """A fresh module; its state-dict names are those of every file we write."""
+
+    @property
+    @abstractmethod
+    def permutations(self) -> PermutationSpec:
+        """Which units of `network()` can be reordered without changing its function."""
+
+    @abstractmethod
+    def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
+        """Parameters of freshly initialised networks, (B, P), raw, as the runs start with."""
+
+    @abstractmethod
+    def evaluate(self, params: Tensor, split: Split = "test") -> dict[str, Tensor]:
+        """Every metric of every network on one split: (B, P) raw to `{metric: (B,)}`."""
+
+    @cached_property
+    def layout(self) -> ParameterLayout:
+        """The order of `network()`'s tensors in the flat vector."""
+        return ParameterLayout.from_module(self.network())
+
+    def metric(self, name: str) -> Metric:
+        """Look a metric up by name; the error lists what exists."""
+        if name not in self.metrics:
+            raise ValueError(f"task {self.name!r} has no metric {name!r}; it has {sorted(self.metrics)}")
+        return self.metrics[name]
+
+
+class TrainableTask(Task):
+    """A task whose networks can be trained by gradient descent, many at once."""
+
+    num_examples: int  # in the training split
+
+    @abstractmethod
+    def training_losses(self, params: Tensor, examples: Tensor) -> Tensor:
+        """Mean training loss of each network on a shared mini-batch, differentiable in `params`.
+
+        Args:
+            params: (B, P), raw.
+            examples: (batch,) int64 indices into the training split, the same for all networks.
+
+        Returns:
+            (B,) losses.
+        """
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that does not exist."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {list(SPLITS)}, got {split!r}")

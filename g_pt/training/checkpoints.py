@@ -1,0 +1,93 @@
+"""Checkpoints of the training itself: weights, average, optimizer, step. Not to be confused with the data.
+
+A checkpoint is written under a temporary name and renamed, so that a half-written one is never resumed from.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from g_pt.atomic_files import TEMPORARY, read_json, write_json
+from g_pt.training.config import TrainConfig
+
+CONFIG_FILE = "train_config.json"
+
+
+class TrainingCheckpoints:
+    """The folder `checkpoints/` of a training run."""
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.folder = config.output / "checkpoints"
+
+    def saved_steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return sorted(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-????????") if p.is_dir())
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint of a step."""
+        return self.folder / f"step-{step:08d}"
+
+    def refuse_existing(self) -> int:
+        """Start at step 0 in an output folder without an earlier run."""
+        if self.saved_steps():
+            raise FileExistsError(
+                f"{self.config.output} holds a training run (step {self.saved_steps()[-1]}): continue it with "
+                "--resume, or name another --output"
+            )
+        if self.accelerator.is_main_process:
+            write_json(self.config.output / CONFIG_FILE, jsonable(asdict(self.config)))
+        return 0
+
+    def load_newest(self) -> int:
+        """Restore the newest checkpoint into what the accelerator prepared; returns its step.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it was made with other settings.
+        """
+        steps = self.saved_steps()
+        if not steps:
+            raise FileNotFoundError(f"{self.folder} holds no checkpoint to resume from; start without --resume")
+        check_resumable(read_json(self.config.output / CONFIG_FILE), jsonable(asdict(self.config)))
+        self.accelerator.load_state(str(self.path(steps[-1])))
+        return steps[-1]
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint, then remove the oldest ones."""
+        temporary = self.path(step).with_name(self.path(step).name + TEMPORARY)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(temporary))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.path(step), ignore_errors=True)
+            temporary.rename(self.path(step))
+            for old in self.saved_steps()[: -self.config.progress.keep_checkpoints]:
+                shutil.rmtree(self.path(old))
+        self.accelerator.wait_for_everyone()
+
+
+def jsonable(value: Any) -> Any:
+    """Nested dicts with paths as strings."""
+    if isinstance(value, dict):
+        return {key: jsonable(v) for key, v in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def check_resumable(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse to resume with settings that would give another run; folders and evaluations may change."""
+    free = {"dataset", "output", "progress"}
+    for section in new.keys() - free:
+        if old.get(section) == new[section]:
+            continue
+        name, before, now = section, old.get(section), new[section]
+        if isinstance(now, dict) and isinstance(before, dict):
+            name, before, now = next((f"{section}.{k}", before.get(k), v) for k, v in now.items() if before.get(k) != v)
+        raise ValueError(f"cannot resume: the run was started with {name} = {before!r}, now it is {now!r}")

@@ -1,0 +1,118 @@
+"""Settings of a training run. This file imports no torch, so that `--help` is fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size of the transformer."""
+
+    width: int = 128
+    """Width of every token."""
+    num_layers: int = 4
+    """Transformer blocks."""
+    num_heads: int = 4
+    """Attention heads; divides the width."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLPs over the width."""
+    num_frequencies: int = 32
+    """Of the embedding of each scalar."""
+    max_metric_frequency: float = 64.0
+    """Highest frequency of the metrics' embeddings, per unit of the transformed metric."""
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Noise schedule and objective."""
+
+    num_train_timesteps: int = 1000
+    """Diffusion times."""
+    beta_start: float = 1e-4
+    """First beta of the linear schedule."""
+    beta_end: float = 0.02
+    """Last beta of the linear schedule."""
+    weighting: Literal["uniform", "snr"] = "uniform"
+    """Of the error over diffusion time; snr is min(SNR, 5)."""
+    num_inference_steps: int = 20
+    """Default number of sampling steps of the trained pipeline."""
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """Which pairs of checkpoints are learned from, and in which scale."""
+
+    batch_size: int = 256
+    """Pairs per step, over all processes."""
+    init_share: float = 0.3
+    """Probability that a pair starts at the first checkpoint of its run."""
+    max_runs: int | None = None
+    """Use only the first runs of the train split."""
+    normalization: Literal["global", "tensor"] = "global"
+    """One scale for all parameters, or mean and standard deviation of each tensor."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine, gradient clipping, EMA."""
+
+    num_steps: int = 20000
+    """Optimizer steps."""
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    final_learning_rate: float = 0.02
+    """Last learning rate over the peak."""
+    warmup_steps: int = 200
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on matrices only."""
+    beta2: float = 0.99
+    """Second-moment decay of AdamW; the first is 0.9."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the weights, which is what is saved and sampled."""
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    """Precision of matrix products."""
+    cpu_threads: int | None = None
+    """Threads of each process on the CPU; all cores divided by the number of processes where it is not given."""
+
+
+@dataclass(frozen=True)
+class ProgressConfig:
+    """Evaluations and checkpoints during training."""
+
+    evaluate_every: int = 1000
+    """Steps between evaluations on held-out inits; 0 for none."""
+    num_networks: int = 64
+    """Held-out inits of an evaluation."""
+    num_prompts: int = 5
+    """Prompts of an evaluation, spaced over the attainable range."""
+    save_every: int = 1000
+    """Steps between checkpoints to resume from; 0 for none."""
+    keep_checkpoints: int = 2
+    """Older checkpoints are removed."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run."""
+
+    task: str = "digits"
+    """Task whose networks are learned."""
+    metric: str = "loss"
+    """Metric that is prompted."""
+    seed: int = 0
+    """Of the model, the pairs and the noise."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    pairs: PairConfig = field(default_factory=PairConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    progress: ProgressConfig = field(default_factory=ProgressConfig)
+    dataset: Path = Path("runs/digits/checkpoints")
+    """Checkpoint dataset; harvested first where it does not exist or is unfinished."""
+    output: Path = Path("runs/digits/loss")
+    """Folder for the trained pipeline, the log, the curve and the checkpoints."""

@@ -1,0 +1,206 @@
+"""Diffusion training with Accelerate: any step can be drawn again, so that a resumed run is the same run.
+
+B = pairs of this process, P = parameters per network.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from g_pt.diffusion import diffusion_loss, linear_alphas_cumprod
+from g_pt.normalization import ParameterNormalizer
+from g_pt.pairs import CheckpointPairs
+from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.schedulers import make_scheduler, noise_schedule
+from g_pt.tasks.base import Task
+from g_pt.training.checkpoints import TrainingCheckpoints
+from g_pt.training.config import OptimizerConfig, TrainConfig
+from g_pt.training.log import TrainingLog
+from g_pt.training.probe import PromptProbe
+from g_pt.transformer import ParameterTransformer
+
+# (step, this process's share of the global batch) -> pairs on the CPU
+PairSource = Callable[[int, slice], CheckpointPairs]
+
+
+def fit(
+    config: TrainConfig,
+    task: Task,
+    pairs: PairSource,
+    normalizer: ParameterNormalizer,
+    training_facts: dict[str, Any],
+    *,
+    accelerator: Accelerator | None = None,
+    resume: bool = False,
+) -> ParameterUpdatePipeline:
+    """Train a G.pt and save its pipeline to `config.output`.
+
+    Args:
+        config: all settings.
+        task: whose networks are learned.
+        pairs: gives the training pairs of any step.
+        normalizer: fitted to the training runs.
+        training_facts: saved with the pipeline; see `ParameterUpdatePipeline`.
+        accelerator: made from the configuration where it is not given.
+        resume: continue from the newest checkpoint in the output folder.
+
+    Returns:
+        The pipeline with the averaged weights, in evaluation mode.
+    """
+    options = config.optimizer
+    accelerator = accelerator or Accelerator(mixed_precision=options.mixed_precision)
+    use_cpu_threads(options.cpu_threads, accelerator)
+    share = process_share(config.pairs.batch_size, accelerator)
+    set_seed(config.seed)
+    model = ParameterTransformer(
+        layout=task.layout.to_json(),
+        permutations=task.permutations.to_json(),
+        metric=task.metric(config.metric).to_json(),
+        num_train_timesteps=config.diffusion.num_train_timesteps,
+        **asdict(config.model),
+    )
+    ema = EMAModel(model.parameters(), decay=options.ema_decay, foreach=True)
+    wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, options))
+    ema.to(accelerator.device)
+    normalizer.to(accelerator.device)
+    accelerator.register_for_checkpointing(ema)
+    checkpoints = TrainingCheckpoints(config, accelerator)
+    first_step = checkpoints.load_newest() if resume else checkpoints.refuse_existing()
+    log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process)
+    pipeline = make_pipeline(config, model, normalizer, training_facts)
+    probe = PromptProbe(config, task, pipeline)
+    schedule = (config.diffusion.num_train_timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
+    alphas_cumprod = linear_alphas_cumprod(*schedule).to(accelerator.device)
+
+    bar, smooth_loss = progress_bar(config, first_step, accelerator), None
+    for step in range(first_step, options.num_steps):
+        batch = pairs(step, share).to(accelerator.device)
+        timesteps, noise = draw_noise(config, step, share, task.layout.num_params, accelerator.device)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, options)
+        with accelerator.autocast():
+            loss = diffusion_loss(
+                wrapped, normalizer, batch, timesteps, noise, alphas_cumprod, config.diffusion.weighting
+            )
+        accelerator.backward(loss)
+        grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), options.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(model.parameters())
+        done = step + 1
+        mean_loss = float(accelerator.reduce(loss.detach(), "mean"))
+        log.step(done, mean_loss, float(grad_norm), learning_rate(step, options))
+        smooth_loss = mean_loss if smooth_loss is None else 0.98 * smooth_loss + 0.02 * mean_loss
+        bar.update()
+        bar.set_postfix_str(f"loss {smooth_loss:.4f}", refresh=False)
+        if due(done, config.progress.evaluate_every, options.num_steps) and accelerator.is_main_process:
+            with averaged_weights(ema, model):
+                log.evaluation(done, probe.measure())
+        if due(done, config.progress.save_every, options.num_steps):
+            log.flush()
+            checkpoints.save(done)
+    bar.close()
+    log.flush()
+    ema.copy_to(model.parameters())
+    model.eval()
+    if accelerator.is_main_process:
+        pipeline.save_pretrained(config.output / "pipeline")
+    accelerator.wait_for_everyone()
+    return pipeline
+
+
+def make_optimizer(model: nn.Module, options: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices only."""
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, options.beta2), fused=True)
+
+
+def make_pipeline(
+    config: TrainConfig, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: dict[str, Any]
+) -> ParameterUpdatePipeline:
+    """The pipeline that is saved, around the model in training."""
+    diffusion = config.diffusion
+    schedule = noise_schedule(diffusion.num_train_timesteps, diffusion.beta_start, diffusion.beta_end)
+    return ParameterUpdatePipeline(
+        transformer=model,
+        normalizer=normalizer,
+        scheduler=make_scheduler("ddim", schedule),
+        task=config.task,
+        num_inference_steps=diffusion.num_inference_steps,
+        training=facts,
+    )
+
+
+def learning_rate(step: int, options: OptimizerConfig) -> float:
+    """Linear warm-up, then a cosine to the final rate."""
+    progress = step / max(1, options.num_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    floor = options.final_learning_rate
+    warmup = min(1.0, (step + 1) / max(1, options.warmup_steps))
+    return options.learning_rate * warmup * (floor + (1 - floor) * cosine)
+
+
+def use_cpu_threads(num_threads: int | None, accelerator: Accelerator) -> None:
+    """Share the cores among the processes; `accelerate launch` would leave one thread to each."""
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+
+
+def process_share(batch_size: int, accelerator: Accelerator) -> slice:
+    """Rows of the global batch that belong to this process."""
+    num = accelerator.num_processes
+    if batch_size % num:
+        raise ValueError(f"batch_size must be a multiple of the number of processes, got {batch_size} and {num}")
+    size = batch_size // num
+    return slice(accelerator.process_index * size, (accelerator.process_index + 1) * size)
+
+
+def draw_noise(
+    config: TrainConfig, step: int, share: slice, num_params: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Diffusion times (B,) and noise (B, P) of a step; drawn for the global batch, so that any split agrees."""
+    seed = int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    generator = torch.Generator().manual_seed(seed)
+    size = config.pairs.batch_size
+    timesteps = torch.randint(config.diffusion.num_train_timesteps, (size,), generator=generator)
+    noise = torch.randn(size, num_params, generator=generator)
+    return timesteps[share].to(device), noise[share].to(device)
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether something that happens every so many steps, and at the last, happens now."""
+    return bool(every) and (step % every == 0 or step == last)
+
+
+@contextmanager
+def averaged_weights(ema: EMAModel, model: nn.Module) -> Iterator[None]:
+    """Evaluate the model with the averaged weights, then put the trained ones back."""
+    ema.store(model.parameters())
+    ema.copy_to(model.parameters())
+    model.eval()
+    try:
+        yield
+    finally:
+        ema.restore(model.parameters())
+        model.train()
+
+
+def progress_bar(config: TrainConfig, first_step: int, accelerator: Accelerator) -> Any:
+    """Steps, loss and time left, on the main process and a terminal only."""
+    disable = None if accelerator.is_main_process else True
+    return tqdm(total=config.optimizer.num_steps, initial=first_step, desc="training", unit="step", disable=disable)

@@ -1,0 +1,90 @@
+"""Train a G.pt: harvest its checkpoints where they are missing, learn them, save a pipeline.
+
+    accelerate launch train/train_g_pt.py --preset digits
+    accelerate launch train/train_g_pt.py --preset digits --optimizer.num-steps 500 --output runs/short
+    accelerate launch train/train_g_pt.py --preset digits --resume
+
+Every value of a preset is a flag; --config FILE.yaml takes settings from a file of your own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from checkpoints_dataset.config import HarvestConfig
+from g_pt.config_files import parse_config
+from g_pt.training.config import TrainConfig
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class Program(TrainConfig):
+    """All settings of this program."""
+
+    harvest: HarvestConfig = field(default_factory=HarvestConfig)
+    """How the dataset is made where it does not exist; its task is that of the training."""
+    resume: bool = False
+    """Continue from the newest checkpoint in the output folder."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, harvest, train."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    program = parse_config(
+        Program(), arguments, presets=PRESETS, prog="train_g_pt.py", description=(__doc__ or "").strip()
+    )
+    try:
+        run(program)
+    except (ValueError, OSError) as error:
+        print(f"train_g_pt.py: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def run(program: Program) -> None:
+    """Harvest where needed, then train."""
+    from accelerate import Accelerator
+
+    from checkpoints_dataset.facts import fit_normalizer, training_facts
+    from checkpoints_dataset.pair_sampler import PairSampler
+    from checkpoints_dataset.store import CheckpointStore
+    from g_pt.commands.harvest import harvest_with_progress
+    from g_pt.tasks import get_task
+    from g_pt.training.loop import fit
+
+    task = get_task(program.task)
+    metric = task.metric(program.metric).name
+    accelerator = Accelerator(mixed_precision=program.optimizer.mixed_precision)
+    if accelerator.is_main_process:
+        harvest_with_progress(dataclasses.replace(program.harvest, task=program.task), program.dataset)
+    accelerator.wait_for_everyone()
+    store = CheckpointStore(program.dataset)
+    pairs = PairSampler(
+        store,
+        metric,
+        batch_size=program.pairs.batch_size,
+        seed=program.seed,
+        init_share=program.pairs.init_share,
+        max_runs=program.pairs.max_runs,
+    )
+    accelerator.print(
+        f"{program.dataset}: {len(store)} checkpoints of {len(store.runs)} runs; {pairs.num_runs} to learn from"
+    )
+    config = TrainConfig(**{f.name: getattr(program, f.name) for f in dataclasses.fields(TrainConfig)})
+    fit(
+        config,
+        task,
+        pairs.batch,
+        fit_normalizer(store, program.pairs.normalization, program.seed),
+        training_facts(store, task, metric),
+        accelerator=accelerator,
+        resume=program.resume,
+    )
+    accelerator.print(f"saved {program.output / 'pipeline'}; try: gpt-sample --model {program.output / 'pipeline'}")
+
+
+if __name__ == "__main__":
+    main()
