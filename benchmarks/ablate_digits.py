@@ -26,7 +26,7 @@ from g_pt.commands.harvest import harvest_with_progress
 from g_pt.config_files import merge
 from g_pt.evaluation import bootstrap_mean, prompt_alignment
 from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.prompting import prompt_grid, prompt_networks
+from g_pt.prompting import measure_updates, prompt_grid, update_networks
 from g_pt.tasks import get_task
 from g_pt.training.config import ProgressConfig, TrainConfig
 from g_pt.training.loop import fit
@@ -118,9 +118,8 @@ def measure(pipeline: ParameterUpdatePipeline, num_steps: int | None = None) -> 
     best_loss, init_loss = pipeline.config.training["attainable_range"]
     prompts = prompt_grid(best_loss, init_loss, 10)
     generator = torch.Generator().manual_seed(0)
-    achieved = prompt_networks(
-        pipeline, task, starts, prompts, split="validation", num_inference_steps=num_steps, generator=generator
-    )
+    updated = update_networks(pipeline, starts, prompts, num_inference_steps=num_steps, generator=generator)
+    achieved = measure_updates(task, updated, "validation")
     best = int(achieved["loss"].mean(dim=0).argmin())
     return {
         "alignment": vars(bootstrap_mean(prompt_alignment(prompts, achieved["loss"]))),

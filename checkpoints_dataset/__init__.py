@@ -1,0 +1,26 @@
+"""Checkpoint datasets: harvesting, storing and drawing training pairs. Names are imported when first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from checkpoints_dataset.config import HarvestConfig as HarvestConfig
+    from checkpoints_dataset.pair_sampler import PairSampler as PairSampler
+    from checkpoints_dataset.store import CheckpointStore as CheckpointStore
+    from checkpoints_dataset.writer import DatasetWriter as DatasetWriter
+
+_HOMES = {
+    "CheckpointStore": "checkpoints_dataset.store",
+    "DatasetWriter": "checkpoints_dataset.writer",
+    "HarvestConfig": "checkpoints_dataset.config",
+    "PairSampler": "checkpoints_dataset.pair_sampler",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'checkpoints_dataset' has no attribute {name!r}; it has {sorted(_HOMES)}")
+    return getattr(import_module(_HOMES[name]), name)

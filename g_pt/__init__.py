@@ -1,0 +1,45 @@
+"""Generative models of neural-network checkpoints, after G.pt (Peebles et al. 2022).
+
+Names are imported when they are first used, so that `import g_pt` is fast and needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from g_pt.metrics import Metric as Metric
+    from g_pt.normalization import ParameterNormalizer as ParameterNormalizer
+    from g_pt.parameters import ParameterLayout as ParameterLayout
+    from g_pt.permutations import PermutationSpec as PermutationSpec
+    from g_pt.pipeline import ParameterUpdatePipeline as ParameterUpdatePipeline
+    from g_pt.tasks import get_task as get_task
+    from g_pt.tasks import register_task as register_task
+    from g_pt.tasks.base import Task as Task
+    from g_pt.transformer import ParameterTransformer as ParameterTransformer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Metric": "g_pt.metrics",
+    "ParameterLayout": "g_pt.parameters",
+    "ParameterNormalizer": "g_pt.normalization",
+    "ParameterTransformer": "g_pt.transformer",
+    "ParameterUpdatePipeline": "g_pt.pipeline",
+    "PermutationSpec": "g_pt.permutations",
+    "Task": "g_pt.tasks.base",
+    "get_task": "g_pt.tasks",
+    "register_task": "g_pt.tasks",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'g_pt' has no attribute {name!r}; it has {sorted(_HOMES)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -19,40 +19,31 @@ def prompt_grid(first: float, last: float, num_prompts: int) -> Tensor:
     return torch.linspace(first, last, num_prompts)
 
 
-def prompt_networks(
+def update_networks(
     pipeline: ParameterUpdatePipeline,
-    task: Task,
     starting_params: Tensor,
     prompts: Tensor,
     *,
-    split: Split = "test",
     num_inference_steps: int | None = None,
     generator: torch.Generator | None = None,
-) -> dict[str, Tensor]:
-    """Give every network one update for every prompt and measure the results.
-
-    Args:
-        pipeline: samples the updates.
-        task: measures them.
-        starting_params: (B, P), raw.
-        prompts: (K,), raw.
-        split: that the achieved metrics are measured on.
-        num_inference_steps: sampling steps.
-        generator: of the sampling noise.
-
-    Returns:
-        `{metric: (B, K)}` achieved.
-    """
-    num_prompts = len(prompts)
+) -> Tensor:
+    """Give every network one update for every prompt: starts (B, P) and prompts (K,) to (B, K, P), all raw."""
+    num_networks, num_prompts = len(starting_params), len(prompts)
     params = starting_params.repeat_interleave(num_prompts, dim=0)  # (B*K, P)
-    wanted = prompts.repeat(len(starting_params))  # (B*K,)
-    starting = task.evaluate(starting_params, "validation")[pipeline.metric.name].repeat_interleave(num_prompts)
+    starting = pipeline.task.evaluate(starting_params, "validation")[pipeline.metric.name]
+    starting = starting.repeat_interleave(num_prompts)  # (B*K,)
+    wanted = prompts.repeat(num_networks)  # (B*K,)
     updated = [
         pipeline(p, w, s, num_inference_steps=num_inference_steps, generator=generator).params
         for p, w, s in zip(*(t.split(SAMPLING_BATCH) for t in (params, wanted, starting)), strict=True)
     ]
-    achieved = task.evaluate(torch.cat(updated), split)
-    return {name: values.view(-1, num_prompts) for name, values in achieved.items()}
+    return torch.cat(updated).view(num_networks, num_prompts, -1)
+
+
+def measure_updates(task: Task, updated: Tensor, split: Split) -> dict[str, Tensor]:
+    """Metrics of networks (B, K, P) on a split: `{metric: (B, K)}`."""
+    measured = task.evaluate(updated.flatten(0, 1), split)
+    return {name: values.view(updated.shape[:2]) for name, values in measured.items()}
 
 
 def prompt_recursively(

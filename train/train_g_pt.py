@@ -83,7 +83,7 @@ def run(program: Program) -> None:
         accelerator=accelerator,
         resume=program.resume,
     )
-    accelerator.print(f"saved {program.output / 'pipeline'}; try: gpt-sample --model {program.output / 'pipeline'}")
+    accelerator.print(f"saved {config.pipeline_folder}")
 
 
 if __name__ == "__main__":

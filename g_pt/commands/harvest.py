@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from checkpoints_dataset.config import HarvestConfig
-from g_pt.commands.errors import exit_on_user_error
+from g_pt.commands.terminal import exit_on_user_error
 
 
 @dataclass(frozen=True)

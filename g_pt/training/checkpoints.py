@@ -83,7 +83,7 @@ def jsonable(value: Any) -> Any:
 
 def check_resumable(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Refuse to resume with settings that would give another run; folders and evaluations may change."""
-    free = {"dataset", "output", "progress"}
+    free = {"dataset", "output", "pipeline", "progress"}
     for section in new.keys() - free:
         if old.get(section) == new[section]:
             continue

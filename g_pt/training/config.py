@@ -116,3 +116,10 @@ class TrainConfig:
     """Checkpoint dataset; harvested first where it does not exist or is unfinished."""
     output: Path = Path("runs/digits/loss")
     """Folder for the trained pipeline, the log, the curve and the checkpoints."""
+    pipeline: Path | None = None
+    """Folder of the trained pipeline; <output>/pipeline where not given."""
+
+    @property
+    def pipeline_folder(self) -> Path:
+        """Where the trained pipeline is saved."""
+        return self.pipeline or self.output / "pipeline"

@@ -117,7 +117,7 @@ def fit(
     ema.copy_to(model.parameters())
     model.eval()
     if accelerator.is_main_process:
-        pipeline.save_pretrained(config.output / "pipeline")
+        pipeline.save_pretrained(config.pipeline_folder)
     accelerator.wait_for_everyone()
     return pipeline
 

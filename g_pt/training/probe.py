@@ -8,7 +8,7 @@ import torch
 
 from g_pt.evaluation import prompt_alignment
 from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.prompting import prompt_grid, prompt_networks
+from g_pt.prompting import measure_updates, prompt_grid, update_networks
 from g_pt.tasks.base import Task
 from g_pt.training.config import TrainConfig
 
@@ -26,10 +26,8 @@ class PromptProbe:
     def measure(self) -> dict[str, Any]:
         """Mean achieved metric per prompt and the alignment."""
         generator = torch.Generator().manual_seed(self.config.seed)
-        metric = self.config.metric
-        achieved = prompt_networks(
-            self.pipeline, self.task, self.starts, self.prompts, split="validation", generator=generator
-        )[metric]
+        updated = update_networks(self.pipeline, self.starts, self.prompts, generator=generator)
+        achieved = measure_updates(self.task, updated, "validation")[self.config.metric]
         return {
             "prompts": self.prompts.tolist(),
             "achieved": achieved.mean(dim=0).tolist(),

@@ -1,0 +1,118 @@
+"""gpt-evaluate: how well do a G.pt's updates follow prompts on networks it has never seen?
+
+Examples:
+    gpt-evaluate
+    gpt-evaluate --model runs/digits/loss/pipeline --networks 64 --json report.json
+    gpt-evaluate --model digits-error --num-inference-steps 5 --figure error.png
+
+Networks are fresh inits; achieved metrics are those of the test split, with 95 % bootstrap intervals over networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from g_pt.commands.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
+
+if TYPE_CHECKING:
+    from g_pt.pipeline import ParameterUpdatePipeline
+    from g_pt.report import Report
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to evaluate."""
+
+    model: str = "digits-loss"
+    """Folder, bundled name or Hub repository of a G.pt."""
+    networks: int = 256
+    """Freshly initialised networks."""
+    prompts: int = 20
+    """Prompts over each range."""
+    seed: int = 0
+    """Of the networks and of the sampling noise."""
+    num_inference_steps: int | None = None
+    """Sampling steps; the model's own default where not given."""
+    json: Path | None = None
+    """Where to write the report as JSON."""
+    figure: Path = Path("prompt_curve.png")
+    """Where to draw prompted against achieved."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command."""
+    with exit_on_user_error("gpt-evaluate"):
+        parsed = tyro.cli(Arguments, args=arguments, prog="gpt-evaluate", description=(__doc__ or "").strip())
+        show_warnings("gpt-evaluate")
+        run(parsed)
+
+
+def run(arguments: Arguments) -> None:
+    """Load, evaluate, print, write."""
+    from g_pt.atomic_files import write_json
+    from g_pt.pipeline import ParameterUpdatePipeline
+    from g_pt.report import evaluate_prompting
+
+    hide_bars_in_pipes()
+    pipeline = ParameterUpdatePipeline.from_pretrained(arguments.model)
+    report = evaluate_prompting(
+        pipeline,
+        arguments.model,
+        num_networks=arguments.networks,
+        num_prompts=arguments.prompts,
+        seed=arguments.seed,
+        num_inference_steps=arguments.num_inference_steps,
+    )
+    print_report(report)
+    draw(report, pipeline, arguments.figure)
+    print(f"written: {arguments.figure}")
+    if arguments.json is not None:
+        write_json(arguments.json, report.to_json())
+        print(f"written: {arguments.json}")
+
+
+def print_report(report: Report) -> None:
+    """Two small tables for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    facts = report.facts
+    table = Table("prompt alignment", "prompts", "mean", "95 % interval")
+    for name, curve in report.curves.items():
+        prompts = f"{curve.prompts[0]:.3g} to {curve.prompts[-1]:.3g}"
+        interval = curve.alignment
+        table.add_row(name, prompts, f"{interval.mean:.3f}", f"{interval.low:.3f} to {interval.high:.3f}")
+    metrics = list(report.one_update)
+    quality = Table("", *(m.replace("_", " ") for m in metrics))
+    quality.add_row("before", *(str(report.starting[m]) for m in metrics))
+    quality.add_row(f"one update, prompt {report.best_prompt:.3g}", *(str(report.one_update[m]) for m in metrics))
+    quality.add_row("trained runs", *(f"{facts['trained_runs'][m]['mean']:.4g}" for m in metrics))
+    console = Console(highlight=False)
+    console.print(f"{facts['model']}: {facts['networks']} unseen inits, {facts['num_inference_steps']} sampling steps")
+    console.print(table)
+    console.print(quality)
+
+
+def draw(report: Report, pipeline: ParameterUpdatePipeline, path: Path) -> None:
+    """The prompt curve over the attainable range."""
+    from g_pt.figures import save_prompt_curve
+
+    curve, metric = report.curves["attainable"], pipeline.metric
+    save_prompt_curve(
+        curve.prompts.numpy(),
+        curve.achieved.numpy(),
+        path,
+        metric=metric.name,
+        unit=metric.unit,
+        alignment=curve.alignment.mean,
+        best=report.facts["trained_runs"][f"test_{metric.name}"]["mean"],
+        start=report.starting[f"test_{metric.name}"].mean,
+    )
+
+
+if __name__ == "__main__":
+    main()
