@@ -1,0 +1,34 @@
+"""The models inside the package keep what the README says of them."""
+
+from pathlib import Path
+
+import pytest
+
+from g_pt.hub import BUNDLED, bundled_models
+from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.report import evaluate_prompting
+
+FOUR_MEGABYTES = 4 * 1024 * 1024
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_models_are_bundled_for_both_metrics() -> None:
+    assert bundled_models() == ["digits-error", "digits-loss"]
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_a_bundled_model_is_small_and_holds_no_pickle(name: str) -> None:
+    assert size(BUNDLED / name) <= FOUR_MEGABYTES
+    assert {file.suffix for file in (BUNDLED / name).rglob("*") if file.is_file()} == {".json", ".safetensors"}
+
+
+def test_the_digits_model_keeps_its_quality() -> None:
+    # the README's figures are those of 256 networks; fewer are enough to notice a change
+    pipeline = ParameterUpdatePipeline.from_pretrained("digits-loss")
+    report = evaluate_prompting(pipeline, "digits-loss", num_networks=48, num_prompts=8)
+    assert report.one_update["test_error"].mean <= 5.0
+    assert report.one_update["test_loss"].mean <= 0.18
+    assert report.curves["attainable"].alignment.mean >= 0.95

@@ -1,0 +1,105 @@
+"""The training program as a user runs it, killed midway included."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = ROOT / "train" / "train_g_pt.py"
+TINY = """
+dataset: {folder}/data
+output: {folder}/out
+harvest: {{num_runs: 40, num_steps: 40, num_checkpoints: 6, runs_per_shard: 20}}
+model: {{width: 16, num_layers: 1, num_heads: 2}}
+pairs: {{batch_size: 8}}
+optimizer: {{num_steps: 60, warmup_steps: 5, mixed_precision: "no", cpu_threads: 1}}
+progress: {{evaluate_every: 30, num_networks: 4, num_prompts: 3, save_every: 10}}
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY.format(folder=tmp_path))
+    return file
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, str(PROGRAM), *map(str, arguments)]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True)
+
+
+def test_accelerate_launch_harvests_trains_and_saves(settings: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1", "--cpu"]
+    done = subprocess.run([*launch, str(PROGRAM), "--config", str(settings)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    out = settings.parent / "out"
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "alignment" in line] == [30, 60]
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "pipeline" / "model_index.json").is_file()
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-00000050", "step-00000060"]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(settings: Path) -> None:
+    folder = settings.parent
+    whole = run("--config", settings)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(command("--config", settings, "--output", folder / "killed"), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((folder / "killed" / "checkpoints").glob("step-????????")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    resumed = run("--config", settings, "--output", folder / "killed", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    a, b = (load_file(folder / output / "pipeline" / weights) for output in ("out", "killed"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "digitz"], "presets are ['digits'"),
+        (["--config", "absent.yaml"], "there is no settings file absent.yaml"),
+        (["--task", "digitz"], "Did you mean 'digits'"),
+        (["--metric", "accuracy"], "it has ['error', 'loss']"),
+    ],
+)
+def test_wrong_names_are_refused_with_what_exists(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_key_in_a_file_is_refused_with_a_guess(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("optimizer: {learning_rat: 0.1}\n")
+    done = run("--config", tmp_path / "wrong.yaml")
+    assert done.returncode == 2
+    assert "there is no setting 'learning_rat'" in done.stderr
+    assert "Did you mean 'learning_rate'?" in done.stderr
+
+
+def test_a_wrong_flag_is_refused() -> None:
+    done = run("--optimizer.num-stepz", "3")
+    assert done.returncode == 2
+    assert "num-steps" in done.stdout + done.stderr
+
+
+def test_every_preset_has_known_settings() -> None:
+    for preset in (ROOT / "train" / "presets").glob("*.yaml"):
+        done = run("--preset", preset.stem, "--help")
+        assert done.returncode == 0, done.stderr
