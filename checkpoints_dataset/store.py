@@ -16,10 +16,20 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from checkpoints_dataset.format import PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name, split_of
+from checkpoints_dataset.format import (
+    HEADER_FILE,
+    PARAMS,
+    RUN,
+    STEP,
+    DatasetHeader,
+    RunRecord,
+    StoreError,
+    shard_name,
+    split_of,
+)
 from checkpoints_dataset.writer import fingerprint
 from g_pt.atomic_files import read_json
-from g_pt.tasks.base import Split, check_split
+from g_pt.tasks.base import Split, Task, check_split
 
 NUMPY_DTYPES = {
     "F16": np.float16,
@@ -85,6 +95,14 @@ class CheckpointStore:
             raise StoreError(f"{path} must have files, runs and left_out, got {sorted(manifest)}: altered")
         return manifest
 
+    def check_task(self, task: Task) -> None:
+        """Refuse a dataset of another task or of other networks."""
+        if self.header.task != task.name or self.header.layout != task.layout:
+            raise StoreError(
+                f"{self.folder} holds networks of task {self.header.task!r} ({self.header.layout.describe()}), wanted "
+                f"are those of {task.name!r} ({task.layout.describe()})"
+            )
+
     def __len__(self) -> int:
         """Number of checkpoints."""
         return len(self.run)
@@ -118,6 +136,15 @@ class CheckpointStore:
     def final_rows(self, split: Split) -> np.ndarray[Any, Any]:
         """Row of the last checkpoint of each run of a split."""
         return np.array([r.first_row + r.num_checkpoints - 1 for r in self.runs_of(split)], dtype=np.int64)
+
+
+def is_finished(folder: Path | str) -> bool:
+    """Whether a folder holds a dataset with all of its shards."""
+    folder = Path(folder)
+    if not (folder / HEADER_FILE).is_file():
+        return False
+    shards = range(DatasetHeader.read(folder).num_shards)
+    return all((folder / f"{shard_name(index)}.json").is_file() for index in shards)
 
 
 def check_file(path: Path, expected: dict[str, Any], *, verify: bool) -> None:

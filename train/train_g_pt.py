@@ -50,7 +50,7 @@ def run(program: Program) -> None:
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
     from checkpoints_dataset.pair_sampler import PairSampler
-    from checkpoints_dataset.store import CheckpointStore
+    from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.commands.harvest import harvest_with_progress
     from g_pt.tasks import get_task
     from g_pt.training.loop import fit
@@ -58,10 +58,11 @@ def run(program: Program) -> None:
     task = get_task(program.task)
     metric = task.metric(program.metric).name
     accelerator = Accelerator(mixed_precision=program.optimizer.mixed_precision)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not is_finished(program.dataset):
         harvest_with_progress(dataclasses.replace(program.harvest, task=program.task), program.dataset)
     accelerator.wait_for_everyone()
     store = CheckpointStore(program.dataset)
+    store.check_task(task)
     pairs = PairSampler(
         store,
         metric,
