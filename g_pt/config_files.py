@@ -7,8 +7,10 @@ import dataclasses
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -20,14 +22,15 @@ def merge(config: Config, values: Mapping[str, Any], where: str) -> Config:
     """Replace fields of a (nested) dataclass by values of a mapping.
 
     Raises:
-        ValueError: a key is not a field; the error lists the fields and guesses the slip.
+        ValueError: a key is not a field, or a value not of the field's type; the error lists the fields and
+            guesses the slip, or says what came.
     """
     fields = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     types = get_type_hints(type(config))
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
+            close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"{where}: there is no setting {key!r}; settings here are {sorted(fields)}.{hint}")
         current = getattr(config, key)
@@ -36,24 +39,22 @@ def merge(config: Config, values: Mapping[str, Any], where: str) -> Config:
                 raise ValueError(f"{where}: {key!r} is a section of settings, got {value!r}")
             changes[key] = merge(current, value, f"{where}, section {key!r}")
         else:
-            changes[key] = Path(value) if types[key] is Path else convert(value, current, f"{where}: {key!r}")
+            changes[key] = convert(value, types[key], f"{where}: {key!r}")
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
-def convert(value: Any, current: Any, where: str) -> Any:
-    """YAML reads 1e-4 as a string and 1 as an int where a float is meant; other types must match."""
-    if isinstance(current, bool) or current is None or value is None:
-        wanted: type = type(value) if current is None or value is None else bool
-    else:
-        wanted = type(current)
-    try:
-        if wanted is float and not isinstance(value, bool):
-            return float(value)
-    except ValueError:
-        pass
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise ValueError(f"{where} must be of type {wanted.__name__}, got {value!r}")
-    return value
+def convert(value: Any, wanted: Any, where: str) -> Any:
+    """Make a value of a field's type; YAML reads 1e-4 as a string and 1 as an int, and knows no paths."""
+    for kind in get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,):
+        if type(value) is kind or (get_origin(kind) is Literal and value in get_args(kind)):
+            return value
+        if kind is Path and isinstance(value, str):
+            return Path(value)
+        if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+            with suppress(ValueError):
+                return float(value)
+    name = wanted.__name__ if isinstance(wanted, type) else str(wanted).removeprefix("typing.")
+    raise ValueError(f"{where} must be of type {name}, got {value!r}")
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:

@@ -27,9 +27,9 @@ def prompt_alignment(prompts: Tensor, achieved: Tensor) -> Tensor:
     prompts = prompts.expand_as(achieved).double()
     if prompts.shape[1] < 2:
         raise ValueError(f"alignment needs at least 2 prompts per network, got {prompts.shape[1]}")
-    spread = (prompts - prompts.mean(dim=1, keepdim=True)).square().sum(dim=1)
-    if (spread == 0).any():
+    if (prompts.amax(dim=1) == prompts.amin(dim=1)).any():
         raise ValueError("alignment needs prompts that differ")
+    spread = (prompts - prompts.mean(dim=1, keepdim=True)).square().sum(dim=1)
     gap = (achieved.double() - prompts).square().sum(dim=1)
     return 1 - gap / spread
 

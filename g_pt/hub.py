@@ -63,6 +63,8 @@ def download(repo_id: str, **hub_options: Any) -> Path:
         raise OSError(f"{repo_id} is not cached and the Hub is out of reach (HF_HUB_OFFLINE={offline})") from error
     except errors.HfHubHTTPError as error:
         raise OSError(f"the Hub refused {repo_id}: {error}") from error
+    except Exception as error:  # of the HTTP library, whose name depends on the version of huggingface_hub
+        raise OSError(f"{repo_id} could not be fetched from the Hub: {error}") from error
     if not (folder / "model_index.json").is_file():
         raise OSError(f"repository {repo_id} has no model_index.json: not a ParameterUpdatePipeline")
     return folder

@@ -44,6 +44,9 @@ class ParameterNormalizer(ModelMixin, ConfigMixin):
             layout: of the rows.
             mode: "global": one scale for everything, no centring, as in the reference; "tensor": mean and
                 standard deviation of each tensor.
+
+        Raises:
+            ValueError: a standard deviation is not a positive number.
         """
         normalizer = cls(layout.num_params)
         if mode == "global":
@@ -54,6 +57,12 @@ class ParameterNormalizer(ModelMixin, ConfigMixin):
                 normalizer.std[part] = params[:, part].std()
         else:
             raise ValueError(f"normalization must be 'global' or 'tensor', got {mode!r}")
+        for name, std in layout.unflatten(normalizer.std).items():
+            if not (std.isfinite() & (std > 0)).all():
+                raise ValueError(
+                    f"{name!r} cannot be normalised: its standard deviation over {len(params)} rows is "
+                    f"{std.flatten()[0]:.3g} (constant, or not finite); mode 'global' takes constant tensors"
+                )
         return normalizer
 
     def normalize(self, params: Tensor) -> Tensor:

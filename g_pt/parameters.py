@@ -83,7 +83,7 @@ class ParameterLayout:
         # split, not slices: its backward is one concatenation instead of one zero-filled vector per tensor
         parts = params.split(self.sizes, dim=-1)
         return {
-            name: part.reshape(*params.shape[:-1], *shape)
+            name: part.reshape((*params.shape[:-1], *shape))
             for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }
 

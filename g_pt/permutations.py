@@ -105,8 +105,12 @@ class PermutationSpec:
         return torch.cat([part.expand(num, -1) for part in parts], dim=1)
 
     def permute(self, params: Tensor, layout: ParameterLayout, permutations: Mapping[str, Tensor]) -> Tensor:
-        """Reorder the units of each network: (B, P) to (B, P), computing the same functions."""
-        return params.gather(1, self.index(layout, permutations).to(params.device))
+        """Reorder the units of each network: (B, P) to (B, P), computing the same functions.
+
+        Permutations of shape (1, units) serve all networks.
+        """
+        index = self.index(layout, permutations).to(params.device)
+        return params.gather(1, index.expand(len(params), -1))
 
     def verify(self, module: nn.Module, input_shape: tuple[int, ...], *, num_inputs: int = 8) -> None:
         """Check in float64 that a random reordering leaves the module's outputs as they were.

@@ -129,7 +129,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         self,
         starting_params: Tensor,
         prompted_metric: float | Tensor,
-        starting_metric: Tensor | None = None,
+        starting_metric: float | Tensor | None = None,
         num_inference_steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> ParameterUpdateOutput:
@@ -138,7 +138,8 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         Args:
             starting_params: (B, P) or (P,), raw.
             prompted_metric: wanted metric, one for all networks or (B,), raw; it means the validation metric.
-            starting_metric: (B,), raw; measured on the task's validation split where it is not given.
+            starting_metric: one for all networks or (B,), raw; measured on the task's validation split where it is
+                not given.
             num_inference_steps: sampling steps; the pipeline's default where it is not given.
             generator: of the sampling noise.
 
@@ -146,7 +147,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             Updated parameters (B, P), raw, and the starting metric (B,).
 
         Raises:
-            ValueError: wrong number of parameters, or values that are not finite.
+            ValueError: wrong shapes, no sampling step, or values that are not finite.
 
         Warns:
             PromptRangeWarning: a prompt lies outside the metrics seen in training.
@@ -156,12 +157,15 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         self._check_params(params)
         if starting_metric is None:
             starting_metric = self.task.evaluate(params, "validation")[self.metric.name]
-        starting_metric = torch.atleast_1d(torch.as_tensor(starting_metric, device=device, dtype=torch.float32))
-        prompt = torch.as_tensor(prompted_metric, device=device, dtype=torch.float32).expand(len(params))
-        self._check_prompt(prompt)
+        starting_metric = self._metric_per_network("starting", starting_metric, len(params), device)
+        prompt = self._metric_per_network("prompted", prompted_metric, len(params), device)
+        self._check_range(prompt)
+        num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if num_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {num_steps}")
 
         x_start = self.normalizer.normalize(params).to(dtype)  # (B, P)
-        self.scheduler.set_timesteps(num_inference_steps or self.config.num_inference_steps, device=device)
+        self.scheduler.set_timesteps(num_steps, device=device)
         x_t = randn_tensor(x_start.shape, generator=generator, device=device, dtype=dtype)
         x_t = x_t * self.scheduler.init_noise_sigma
         # not every sampler is stochastic
@@ -174,18 +178,24 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         return ParameterUpdateOutput(params=updated, starting_metric=starting_metric)
 
     def _check_params(self, params: Tensor) -> None:
-        if params.shape[-1] != self.layout.num_params:
+        if params.dim() != 2 or params.shape[1] != self.layout.num_params:
             raise ValueError(
                 f"this pipeline updates networks of {self.layout.num_params} parameters ({self.layout.describe()}), "
-                f"got {params.shape[-1]}"
+                f"got {tuple(params.shape)}"
             )
         for name, tensor in self.layout.unflatten(params).items():
             if not tensor.isfinite().all():
                 raise ValueError(f"starting parameters must be finite, but {name!r} holds NaN or infinity")
 
-    def _check_prompt(self, prompt: Tensor) -> None:
-        if not prompt.isfinite().all():
-            raise ValueError(f"a prompted {self.metric.name} must be a finite number, got {prompt.tolist()}")
+    def _metric_per_network(self, kind: str, values: float | Tensor, num: int, device: torch.device) -> Tensor:
+        values = torch.as_tensor(values, device=device, dtype=torch.float32)
+        if values.shape not in ((), (1,), (num,)):
+            raise ValueError(f"{kind} {self.metric.name} must be one number or {num}, got {tuple(values.shape)}")
+        if not values.isfinite().all():
+            raise ValueError(f"{kind} {self.metric.name} must be finite, got {values.tolist()}")
+        return values.expand(num)
+
+    def _check_range(self, prompt: Tensor) -> None:
         if "prompt_range" not in self.config.training:
             return
         low, high = self.config.training["prompt_range"]
@@ -195,5 +205,5 @@ class ParameterUpdatePipeline(DiffusionPipeline):
                 f"prompted {self.metric.name} {outside[0].item():.4g} lies outside the range seen in training, "
                 f"{low:.4g} to {high:.4g} {self.metric.unit}: the result need not follow the prompt",
                 PromptRangeWarning,
-                stacklevel=3,
+                stacklevel=4,  # this function, __call__, no_grad
             )

@@ -81,6 +81,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def classification_error(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of wrong answers in percent: logits (B, C, N), labels (N,) to (B,); NaN is wrong."""
-    given = logits.gather(1, labels.expand(len(logits), 1, -1))[:, 0]  # (B, N)
-    return 100 * (1 - (given >= logits.amax(dim=1)).float().mean(dim=1))  # faster than argmax
+    """Share of wrong answers in percent: logits (B, C, N), labels (N,) to (B,); ties and NaN are wrong."""
+    index = labels.expand(len(logits), 1, -1)  # (B, 1, N)
+    given = logits.gather(1, index)[:, 0]  # (B, N)
+    others = logits.scatter(1, index, -torch.inf).amax(dim=1)  # (B, N); faster than argmax
+    return 100 * (1 - (given > others).float().mean(dim=1))

@@ -1,0 +1,46 @@
+"""Fixtures that several test files share."""
+
+import os
+
+# read when huggingface_hub is imported: no second transfer protocol, no telemetry
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import pytest
+import torch
+from builders import build_pipeline, randomise
+from local_hub import LocalHub
+
+from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.tasks.digits import Digits
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    return Digits()
+
+
+@pytest.fixture
+def tiny_pipeline(digits) -> ParameterUpdatePipeline:
+    """Untrained: every update is the identity."""
+    return build_pipeline(digits)
+
+
+@pytest.fixture
+def random_pipeline(digits) -> ParameterUpdatePipeline:
+    """With random weights everywhere, so that every update differs from the identity."""
+    pipeline = build_pipeline(digits)
+    randomise(pipeline.transformer)
+    return pipeline
+
+
+@pytest.fixture
+def local_hub():
+    """A Hub of our own on 127.0.0.1, empty at first."""
+    with LocalHub() as hub:
+        yield hub
