@@ -3,7 +3,7 @@ import torch
 from builders import build_pipeline
 
 from g_pt import prompting
-from g_pt.prompting import prompt_grid, prompt_networks, prompt_recursively
+from g_pt.prompting import measure_updates, prompt_grid, prompt_recursively, update_networks
 
 
 class ObedientPipeline:
@@ -11,6 +11,7 @@ class ObedientPipeline:
 
     def __init__(self, metric):
         self.metric = metric
+        self.task = ReadingTask()
         self.calls = []
 
     def __call__(self, params, prompt, starting_metric=None, **options):
@@ -42,32 +43,34 @@ def test_a_grid_is_even_and_has_both_ends():
 @pytest.mark.parametrize("batch", [1, 5, 512])
 def test_every_network_gets_every_prompt(obedient, monkeypatch, batch):
     monkeypatch.setattr(prompting, "SAMPLING_BATCH", batch)
-    achieved = prompt_networks(obedient, ReadingTask(), STARTS, torch.tensor([0.1, 0.2, 0.3]))
-    torch.testing.assert_close(achieved["loss"], torch.tensor([1.0, 2.0, 3.0]).expand(4, 3))
-    assert achieved["other"].tolist() == [[start] * 3 for start in STARTS[:, 1].tolist()]
+    updated = update_networks(obedient, STARTS, torch.tensor([0.1, 0.2, 0.3]))  # (4, 3, 3)
+    torch.testing.assert_close(updated[:, :, 0], torch.tensor([0.1, 0.2, 0.3]).expand(4, 3))
+    assert updated[:, :, 1].tolist() == [[start] * 3 for start in STARTS[:, 1].tolist()]
     assert max(len(call[0]) for call in obedient.calls) <= batch
 
 
 def test_the_model_is_given_the_validation_metric_of_each_start(obedient):
-    prompt_networks(obedient, ReadingTask(), STARTS, torch.tensor([0.1, 0.2]))
+    update_networks(obedient, STARTS, torch.tensor([0.1, 0.2]))
     ((params, prompts, starting, _),) = obedient.calls
     assert torch.equal(starting, params[:, 0] + 1)
     torch.testing.assert_close(prompts, torch.tensor([0.1, 0.2] * 4))
 
 
-def test_results_are_measured_on_the_split_asked_for(obedient):
-    achieved = prompt_networks(obedient, ReadingTask(), STARTS, torch.tensor([0.1, 0.2]), split="validation")
-    torch.testing.assert_close(achieved["loss"], torch.tensor([1.1, 1.2]).expand(4, 2))
+@pytest.mark.parametrize(("split", "expected"), [("test", [1.0, 2.0]), ("validation", [1.1, 1.2])])
+def test_results_are_measured_on_the_split_asked_for(obedient, split, expected):
+    achieved = measure_updates(ReadingTask(), update_networks(obedient, STARTS, torch.tensor([0.1, 0.2])), split)
+    torch.testing.assert_close(achieved["loss"], torch.tensor(expected).expand(4, 2))
 
 
 def test_options_reach_the_sampler(obedient, generator):
-    prompt_networks(obedient, ReadingTask(), STARTS, torch.ones(2), num_inference_steps=7, generator=generator)
+    update_networks(obedient, STARTS, torch.ones(2), num_inference_steps=7, generator=generator)
     assert obedient.calls[0][3] == {"num_inference_steps": 7, "generator": generator}
 
 
 def test_with_the_untrained_model_every_prompt_achieves_the_start(digits, generator):
     starts = digits.init(3, generator)
-    achieved = prompt_networks(build_pipeline(digits), digits, starts, torch.tensor([0.1, 2.0]), generator=generator)
+    updated = update_networks(build_pipeline(digits), starts, torch.tensor([0.1, 2.0]), generator=generator)
+    achieved = measure_updates(digits, updated, "test")
     expected = digits.evaluate(starts)["loss"][:, None].expand(3, 2)
     torch.testing.assert_close(achieved["loss"], expected, rtol=1e-3, atol=1e-3)
 
