@@ -99,7 +99,7 @@ def train_networks(
     batches = mini_batches(task.num_examples, config.batch_size, generator)
     for step in range(config.num_steps + 1):
         if step in keep:
-            kept.append(params.to(dtype))
+            kept.append(params.to(dtype, copy=True))  # a copy: the optimizer works in place
             measured.append(task.evaluate(kept[-1].float(), "validation"))
         if step == config.num_steps:
             break
