@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -79,7 +80,10 @@ class DatasetWriter:
         )
         name = shard_name(index)
         with atomic_path(self.folder / f"{name}.safetensors") as path:
-            save_file(tensors, path)
+            try:
+                save_file(tensors, path)
+            except SafetensorError as error:  # what safetensors makes of a full disk
+                raise OSError(f"{path} cannot be written: {error}") from error
         with atomic_path(self.folder / f"{name}.arrow") as path, pa.ipc.new_file(path, table.schema) as sink:
             sink.write_table(table)
         records = [
