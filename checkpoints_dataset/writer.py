@@ -29,13 +29,15 @@ class DatasetWriter:
         """
         self.folder, self.header = Path(folder), header
         path = self.folder / HEADER_FILE
+        found = list(self.folder.iterdir()) if self.folder.is_dir() else []
+        leftovers = [file for file in found if is_leftover(file)]
         if path.exists():
             check_same(path, read_json(path), header.to_json())
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif len(found) > len(leftovers):
             raise StoreError(f"{self.folder} is neither empty nor a checkpoint dataset; name another folder")
         else:
             write_json(path, header.to_json())
-        for leftover in self.folder.glob(f"*{TEMPORARY}"):  # of a process that was killed while writing
+        for leftover in leftovers:
             leftover.unlink()
 
     def is_finished(self, index: int) -> bool:
@@ -98,6 +100,11 @@ class DatasetWriter:
                 "runs": [record.to_json() for record in records],
             },
         )
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is a temporary one of a process that was killed while writing a dataset."""
+    return path.name.startswith((f"{HEADER_FILE}.", "shard-")) and path.name.endswith(TEMPORARY)
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
