@@ -64,9 +64,9 @@ class DatasetHeader:
             "num_params": self.layout.num_params,
             "layout": self.layout.to_json(),
             "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
-            "num_shards": self.num_shards,
             "dtype": self.dtype,
             "source": self.source,
+            "num_shards": self.num_shards,  # after the settings it follows from, which a refusal should name
         }
 
     @classmethod

@@ -113,8 +113,10 @@ def fingerprint(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_same(path: Path, found: Any, wanted: dict[str, Any]) -> None:
     """Refuse to continue a dataset made with other settings; the error names the first that differs."""
+    if not isinstance(found, dict):
+        raise StoreError(f"{path} must be a JSON object, got a {type(found).__name__}: altered")
     for key in wanted:
         old, new = found.get(key), wanted[key]
         if old == new:
