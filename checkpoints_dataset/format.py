@@ -77,8 +77,8 @@ class DatasetHeader:
             raise StoreError(
                 f"{folder} is not a checkpoint dataset: it has no {HEADER_FILE}; make one with gpt-harvest"
             )
+        entries = read_json(path)
         try:
-            entries = read_json(path)
             if entries["format"] != FORMAT or entries["version"] != VERSION:
                 raise StoreError(
                     f"{path} must be {FORMAT!r} version {VERSION}, got {entries['format']!r} version "
@@ -92,7 +92,9 @@ class DatasetHeader:
                 dtype=entries["dtype"],
                 source=entries["source"],
             )
-        except (KeyError, TypeError) as error:
+        except StoreError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreError(f"{path} lacks or has a wrong entry: {error!r}") from error
 
 
