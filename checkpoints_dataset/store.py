@@ -27,6 +27,9 @@ NUMPY_DTYPES = {
     "F32": np.float32,
     "F64": np.float64,
     "U8": np.uint8,
+    "I8": np.int8,
+    "I16": np.int16,
+    "I32": np.int32,
     "I64": np.int64,
     "BOOL": np.bool_,
 }

@@ -71,6 +71,11 @@ class DatasetWriter:
             raise ValueError(f"{len(runs)} runs x {len(steps)} steps do not fit params {tuple(params.shape)}")
         if set(metrics) != set(self.header.metrics):
             raise ValueError(f"metrics must be {sorted(self.header.metrics)}, got {sorted(metrics)}")
+        for name, values in {**metrics, **(arrays or {})}.items():
+            if values.shape[:2] != params.shape[:2]:
+                raise ValueError(
+                    f"{name} must start with {num_runs} runs x {num_checkpoints} checkpoints, got {tuple(values.shape)}"
+                )
         tensors = {PARAMS: params.to(getattr(torch, self.header.dtype)), **(arrays or {})}
         tensors = {name: t.flatten(0, 1).contiguous() for name, t in tensors.items()}
         table = pa.table(
