@@ -124,6 +124,16 @@ class CheckpointStore:
         check_split(split)
         return [record for record in self.runs if split_of(record.run) == split]
 
+    def some_runs_of(self, split: Split) -> list[RunRecord]:
+        """The runs of one split, of which there must be at least one."""
+        runs = self.runs_of(split)
+        if not runs:
+            raise StoreError(
+                f"{self.folder} has no runs in its {split} split: {len(self.runs)} runs are kept and "
+                f"{len(self.left_out)} left out; of every 20 runs one is for validation and one for test"
+            )
+        return runs
+
     def final_rows(self, split: Split) -> np.ndarray[Any, Any]:
         """Row of the last checkpoint of each run of a split."""
         return np.array([r.first_row + r.num_checkpoints - 1 for r in self.runs_of(split)], dtype=np.int64)
