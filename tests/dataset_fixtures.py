@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
-import pytest
 import torch
 
 from checkpoints_dataset.config import HarvestConfig
@@ -28,18 +30,19 @@ METRICS = {
 }
 
 
-@pytest.fixture(scope="session")
-def finished_harvest(tmp_path_factory) -> Path:
-    """The dataset of `SMALL`, not to be changed."""
-    folder = tmp_path_factory.mktemp("finished") / "checkpoints"
+@cache
+def finished_harvest() -> Path:
+    """The dataset of `SMALL`, made once; not to be changed."""
+    parent = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, parent)
+    folder = Path(parent) / "checkpoints"
     harvest(SMALL, folder)
     return folder
 
 
-@pytest.fixture
-def dataset(finished_harvest, tmp_path) -> Path:
-    """A copy of that dataset, to be damaged."""
-    return Path(shutil.copytree(finished_harvest, tmp_path / "checkpoints"))
+def copied_harvest(parent: Path) -> Path:
+    """A copy of that dataset, to be continued or damaged."""
+    return Path(shutil.copytree(finished_harvest(), parent / "checkpoints"))
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from dataset_fixtures import synthetic_header
 
 from checkpoints_dataset.format import HEADER_FILE, DatasetHeader, RunRecord, StoreError, shard_name, split_of
-from tests.dataset_fixtures import synthetic_header
 
 
 def write_header(folder, **changes):

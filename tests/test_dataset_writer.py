@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from dataset_fixtures import LAYOUT, file_hashes, synthetic_header, write_synthetic
 
 import checkpoints_dataset.writer as writer_module
 from checkpoints_dataset.format import DatasetHeader, StoreError
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
-from tests.dataset_fixtures import LAYOUT, file_hashes, synthetic_header, write_synthetic
 
 METRICS = {"loss": torch.zeros(2, 3), "return": torch.ones(2, 3)}
 PARAMS, STEPS, RUNS = torch.ones(2, 3, LAYOUT.num_params), [0, 1, 5], {0: {}, 1: {}}
