@@ -16,7 +16,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,9 @@ def measure(config: HarvestConfig, num_sequential: int, num_rounds: int) -> dict
         for name, num_threads in zip(sides, threads, strict=False):
             torch.set_num_threads(num_threads)
             seeds = range(round_number * num_sequential, (round_number + 1) * num_sequential)
-            seconds = timed(lambda seeds=seeds: [train_one(task, config, seed) for seed in seeds])
-            sides[name].append(num_sequential / seconds)
+            sides[name].append(num_sequential / timed(train_one_by_one, task, config, seeds))
         torch.set_num_threads(all_threads)
-        sides["harvest"].append(config.num_runs / timed(lambda: harvest_to_temporary_folder(config)))
+        sides["harvest"].append(config.num_runs / timed(harvest_to_temporary_folder, config))
     *sequential, harvested = sides.values()
     ratios = [fast / max(slow) for fast, *slow in zip(harvested, *sequential, strict=True)]
     return {
@@ -76,10 +75,10 @@ def measure(config: HarvestConfig, num_sequential: int, num_rounds: int) -> dict
     }
 
 
-def timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[..., object], *arguments: Any) -> float:
     """Wall-clock seconds of a call."""
     started = time.perf_counter()
-    work()
+    work(*arguments)
     return time.perf_counter() - started
 
 
@@ -87,6 +86,12 @@ def harvest_to_temporary_folder(config: HarvestConfig) -> None:
     """A whole harvest, its files included."""
     with tempfile.TemporaryDirectory() as folder:
         harvest(config, folder)
+
+
+def train_one_by_one(task: Digits, config: HarvestConfig, seeds: Iterable[int]) -> None:
+    """Train networks in plain PyTorch, each from its seed."""
+    for seed in seeds:
+        train_one(task, config, seed)
 
 
 def train_one(task: Digits, config: HarvestConfig, seed: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +104,8 @@ def train_one(task: Digits, config: HarvestConfig, seed: int) -> tuple[Tensor, T
     )
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
     keep = set(checkpoint_steps(config.num_steps, config.num_checkpoints, config.spacing))
-    kept, measured, batches = [], [], iter(())
+    kept, measured = [], []
+    batches: Iterator[Tensor] = iter(())
     for step in range(config.num_steps + 1):
         if step in keep:
             kept.append(torch.nn.utils.parameters_to_vector(network.parameters()).detach().to(torch.float16))

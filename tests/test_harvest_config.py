@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import pairwise
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_steps_are_as_many_as_wanted_rising_and_hold_first_and_last(num_steps, s
     for n in wanted:
         steps = checkpoint_steps(num_steps, n, spacing)
         assert len(steps) == n
-        assert all(a < b for a, b in zip(steps, steps[1:], strict=False))
+        assert all(a < b for a, b in pairwise(steps))
         assert (steps[0], steps[-1]) == (0, num_steps)
 
 
@@ -51,7 +52,7 @@ def test_linear_steps_are_evenly_spaced():
 
 def test_mixed_keeps_gaps_of_the_late_part_short():
     steps = checkpoint_steps(400, 60, "mixed")
-    assert max(b - a for a, b in zip(steps, steps[1:], strict=False)) <= 3 * 400 / 60
+    assert max(b - a for a, b in pairwise(steps)) <= 3 * 400 / 60
 
 
 @pytest.mark.parametrize(
