@@ -45,6 +45,9 @@ class HarvestConfig:
         for name in ("num_runs", "num_steps", "batch_size", "runs_per_shard"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "momentum", "weight_decay", "seed", "max_abs_param"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 2 <= self.num_checkpoints <= self.num_steps + 1:
             raise ValueError(
                 f"num_checkpoints must lie between 2 and num_steps + 1 = {self.num_steps + 1}, "

@@ -31,8 +31,9 @@ def training_facts(store: CheckpointStore, task: Task, metric_name: str) -> dict
         `dataset`: number of train runs and checkpoints, and how they were made.
     """
     metric = task.metric(metric_name)
+    test_runs = store.some_runs_of("test")
     values = store.metrics[metric_name]
-    runs = store.runs_of("train")
+    runs = store.some_runs_of("train")
     best = min if metric.minimize else max
     bests = [best(values[r.first_row : r.first_row + r.num_checkpoints]) for r in runs]
     rows = split_rows(store)
@@ -41,7 +42,7 @@ def training_facts(store: CheckpointStore, task: Task, metric_name: str) -> dict
         "prompt_range": [float(values[rows].min()), float(values[rows].max())],
         "attainable_range": [float(np.mean(bests)), float(np.mean([values[r.first_row] for r in runs]))],
         "trained_runs": {
-            "num_runs": len(store.runs_of("test")),
+            "num_runs": len(test_runs),
             **{f"test_{name}": {"mean": v.mean().item()} for name, v in finals.items()},
         },
         "dataset": {"num_runs": len(runs), "num_checkpoints": len(rows), "source": store.header.source},
@@ -50,4 +51,5 @@ def training_facts(store: CheckpointStore, task: Task, metric_name: str) -> dict
 
 def split_rows(store: CheckpointStore) -> np.ndarray[Any, Any]:
     """All rows of the train split."""
-    return np.concatenate([np.arange(r.first_row, r.first_row + r.num_checkpoints) for r in store.runs_of("train")])
+    runs = store.some_runs_of("train")
+    return np.concatenate([np.arange(r.first_row, r.first_row + r.num_checkpoints) for r in runs])

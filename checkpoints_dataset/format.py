@@ -64,9 +64,9 @@ class DatasetHeader:
             "num_params": self.layout.num_params,
             "layout": self.layout.to_json(),
             "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
-            "num_shards": self.num_shards,
             "dtype": self.dtype,
             "source": self.source,
+            "num_shards": self.num_shards,  # after the settings it follows from, which a refusal should name
         }
 
     @classmethod
@@ -77,8 +77,8 @@ class DatasetHeader:
             raise StoreError(
                 f"{folder} is not a checkpoint dataset: it has no {HEADER_FILE}; make one with gpt-harvest"
             )
+        entries = read_json(path)
         try:
-            entries = read_json(path)
             if entries["format"] != FORMAT or entries["version"] != VERSION:
                 raise StoreError(
                     f"{path} must be {FORMAT!r} version {VERSION}, got {entries['format']!r} version "
@@ -92,7 +92,9 @@ class DatasetHeader:
                 dtype=entries["dtype"],
                 source=entries["source"],
             )
-        except (KeyError, TypeError) as error:
+        except StoreError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreError(f"{path} lacks or has a wrong entry: {error!r}") from error
 
 

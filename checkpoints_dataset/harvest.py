@@ -36,6 +36,11 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
     task = get_task(config.task)
     if not isinstance(task, TrainableTask):
         raise ValueError(f"task {config.task!r} cannot be harvested: it is not a TrainableTask")
+    if config.batch_size > task.num_examples:
+        raise ValueError(
+            f"batch_size must be at most {task.num_examples}, the number of examples, got {config.batch_size}"
+        )
+    make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)  # is there one?
     header = DatasetHeader(
         task=task.name,
         layout=task.layout,
@@ -44,8 +49,8 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
         dtype=config.dtype,
         source={"kind": "harvest", **asdict(config)},
     )
-    writer = DatasetWriter(folder, header)
     steps = checkpoint_steps(config.num_steps, config.num_checkpoints, config.spacing)
+    writer = DatasetWriter(folder, header)  # only now: settings that cannot be harvested leave no folder behind
     left_out: dict[int, str] = {}
     for shard in range(config.num_shards):
         first = shard * config.runs_per_shard
@@ -99,7 +104,7 @@ def train_networks(
     batches = mini_batches(task.num_examples, config.batch_size, generator)
     for step in range(config.num_steps + 1):
         if step in keep:
-            kept.append(params.to(dtype))
+            kept.append(params.to(dtype, copy=True))  # a copy: the optimizer works in place
             measured.append(task.evaluate(kept[-1].float(), "validation"))
         if step == config.num_steps:
             break
@@ -117,8 +122,6 @@ def train_networks(
 
 def mini_batches(num_examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Endless mini-batches of example indices: every epoch in a new order, an incomplete last batch dropped."""
-    if batch_size > num_examples:
-        raise ValueError(f"batch_size must be at most {num_examples}, the number of examples, got {batch_size}")
     while True:
         order = torch.randperm(num_examples, generator=generator)
         yield from (batch for batch in order.split(batch_size) if len(batch) == batch_size)

@@ -44,12 +44,9 @@ class PairSampler:
         """
         if metric not in store.metrics:
             raise ValueError(f"{store.folder} has no metric {metric!r}; it has {sorted(store.metrics)}")
-        runs = [r for r in store.runs_of(split) if r.num_checkpoints >= 2][:max_runs]
+        runs = [r for r in store.some_runs_of(split) if r.num_checkpoints >= 2][:max_runs]
         if not runs:
-            raise StoreError(
-                f"{store.folder} has no runs in its {split} split; of every 20 runs one is for validation and one "
-                "for test, so harvest at least 20"
-            )
+            raise StoreError(f"{store.folder} has no runs of two checkpoints in its {split} split")
         self.store, self.metric = store, store.metrics[metric]
         self.batch_size, self.seed, self.init_share = batch_size, seed, init_share
         self._first = np.array([r.first_row for r in runs])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ NUMPY_DTYPES = {
     "F32": np.float32,
     "F64": np.float64,
     "U8": np.uint8,
+    "I8": np.int8,
+    "I16": np.int16,
+    "I32": np.int32,
     "I64": np.int64,
     "BOOL": np.bool_,
 }
@@ -70,29 +74,34 @@ class CheckpointStore:
         self._row_ends: list[int] = []
         num_rows = 0
         for index in range(self.header.num_shards):
-            manifest = self._manifest(index)
-            for file, expected in manifest["files"].items():
-                check_file(self.folder / file, expected, verify=verify)
-            self.runs += [RunRecord(**{**r, "first_row": r["first_row"] + num_rows}) for r in manifest["runs"]]
-            self.left_out |= {int(run): reason for run, reason in manifest["left_out"].items()}
-            with pa.memory_map(str(self.folder / f"{shard_name(index)}.arrow")) as source:
+            path = self.folder / f"{shard_name(index)}.json"
+            manifest = self._manifest(path)
+            for suffix in (".safetensors", ".arrow"):
+                file = path.with_suffix(suffix)
+                check_file(file, manifest["files"][file.name], verify=verify)
+            with pa.memory_map(str(path.with_suffix(".arrow"))) as source:
                 tables.append(pa.ipc.open_file(source).read_all())
+            records = [RunRecord(**record) for record in manifest["runs"]]
+            check_records(path, records, tables[-1])
+            self.runs += [replace(record, first_row=record.first_row + num_rows) for record in records]
+            self.left_out |= {int(run): reason for run, reason in manifest["left_out"].items()}
             num_rows += len(tables[-1])
             self._row_ends.append(num_rows)
         table = pa.concat_tables(tables)
         self.run, self.step = table[RUN].to_numpy(), table[STEP].to_numpy()
         self.metrics = {name: table[name].to_numpy() for name in self.header.metrics}
 
-    def _manifest(self, index: int) -> dict[str, Any]:
-        path = self.folder / f"{shard_name(index)}.json"
+    def _manifest(self, path: Path) -> dict[str, Any]:
         if not path.is_file():
             raise StoreError(
                 f"{path} is missing: the harvest is unfinished ({self.header.num_shards} shards are wanted); "
                 "run the same gpt-harvest command again, it continues where it stopped"
             )
         manifest: dict[str, Any] = read_json(path)
-        if not {"files", "runs", "left_out"} <= set(manifest):
-            raise StoreError(f"{path} must have files, runs and left_out, got {sorted(manifest)}: altered")
+        if not isinstance(manifest, dict) or not {"files", "runs", "left_out"} <= set(manifest):
+            raise StoreError(f"{path} must have files, runs and left_out: altered")
+        if set(manifest["files"]) != {path.with_suffix(".safetensors").name, path.with_suffix(".arrow").name}:
+            raise StoreError(f"{path} must list a .safetensors and an .arrow file, got {sorted(manifest['files'])}")
         return manifest
 
     def check_task(self, task: Task) -> None:
@@ -133,6 +142,16 @@ class CheckpointStore:
         check_split(split)
         return [record for record in self.runs if split_of(record.run) == split]
 
+    def some_runs_of(self, split: Split) -> list[RunRecord]:
+        """The runs of one split, of which there must be at least one."""
+        runs = self.runs_of(split)
+        if not runs:
+            raise StoreError(
+                f"{self.folder} has no runs in its {split} split: {len(self.runs)} runs are kept and "
+                f"{len(self.left_out)} left out; of every 20 runs one is for validation and one for test"
+            )
+        return runs
+
     def final_rows(self, split: Split) -> np.ndarray[Any, Any]:
         """Row of the last checkpoint of each run of a split."""
         return np.array([r.first_row + r.num_checkpoints - 1 for r in self.runs_of(split)], dtype=np.int64)
@@ -155,6 +174,15 @@ def check_file(path: Path, expected: dict[str, Any], *, verify: bool) -> None:
         raise StoreError(f"{path} must have {expected['bytes']} bytes, got {path.stat().st_size}: truncated or altered")
     if verify and fingerprint(path)["sha256"] != expected["sha256"]:
         raise StoreError(f"{path} does not have the checksum it was written with: altered or damaged")
+
+
+def check_records(path: Path, records: list[RunRecord], table: pa.Table) -> None:
+    """Compare the runs of a manifest, which has no checksum of its own, with the rows of its table."""
+    counts = [r.num_checkpoints for r in records]
+    firsts = np.cumsum([0, *counts])[:-1]
+    runs = np.repeat(np.array([r.run for r in records], dtype=np.int64), counts)
+    if [r.first_row for r in records] != firsts.tolist() or not np.array_equal(runs, table[RUN].to_numpy()):
+        raise StoreError(f"{path} lists runs that do not fit the rows of {path.with_suffix('.arrow').name}: altered")
 
 
 def map_safetensors(path: Path, name: str) -> np.ndarray[Any, Any]:

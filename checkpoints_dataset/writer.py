@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,13 +29,15 @@ class DatasetWriter:
         """
         self.folder, self.header = Path(folder), header
         path = self.folder / HEADER_FILE
+        found = list(self.folder.iterdir()) if self.folder.is_dir() else []
+        leftovers = [file for file in found if is_leftover(file)]
         if path.exists():
             check_same(path, read_json(path), header.to_json())
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif len(found) > len(leftovers):
             raise StoreError(f"{self.folder} is neither empty nor a checkpoint dataset; name another folder")
         else:
             write_json(path, header.to_json())
-        for leftover in self.folder.glob(f"*{TEMPORARY}"):  # of a process that was killed while writing
+        for leftover in leftovers:
             leftover.unlink()
 
     def is_finished(self, index: int) -> bool:
@@ -68,6 +71,11 @@ class DatasetWriter:
             raise ValueError(f"{len(runs)} runs x {len(steps)} steps do not fit params {tuple(params.shape)}")
         if set(metrics) != set(self.header.metrics):
             raise ValueError(f"metrics must be {sorted(self.header.metrics)}, got {sorted(metrics)}")
+        for name, values in {**metrics, **(arrays or {})}.items():
+            if values.shape[:2] != params.shape[:2]:
+                raise ValueError(
+                    f"{name} must start with {num_runs} runs x {num_checkpoints} checkpoints, got {tuple(values.shape)}"
+                )
         tensors = {PARAMS: params.to(getattr(torch, self.header.dtype)), **(arrays or {})}
         tensors = {name: t.flatten(0, 1).contiguous() for name, t in tensors.items()}
         table = pa.table(
@@ -79,7 +87,10 @@ class DatasetWriter:
         )
         name = shard_name(index)
         with atomic_path(self.folder / f"{name}.safetensors") as path:
-            save_file(tensors, path)
+            try:
+                save_file(tensors, path)
+            except SafetensorError as error:  # what safetensors makes of a full disk
+                raise OSError(f"{path} cannot be written: {error}") from error
         with atomic_path(self.folder / f"{name}.arrow") as path, pa.ipc.new_file(path, table.schema) as sink:
             sink.write_table(table)
         records = [
@@ -96,14 +107,21 @@ class DatasetWriter:
         )
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a file is a temporary one of a process that was killed while writing a dataset."""
+    return path.name.startswith((f"{HEADER_FILE}.", "shard-")) and path.name.endswith(TEMPORARY)
+
+
 def fingerprint(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file."""
     with open(path, "rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_same(path: Path, found: Any, wanted: dict[str, Any]) -> None:
     """Refuse to continue a dataset made with other settings; the error names the first that differs."""
+    if not isinstance(found, dict):
+        raise StoreError(f"{path} must be a JSON object, got a {type(found).__name__}: altered")
     for key in wanted:
         old, new = found.get(key), wanted[key]
         if old == new:

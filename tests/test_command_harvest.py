@@ -1,0 +1,112 @@
+"""gpt-harvest as a user meets it: in a process of its own, killed, mistyped, on a full disk."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+from dataset_fixtures import SMALL, environment, file_hashes, finished_harvest, run_command
+
+from checkpoints_dataset.config import HarvestConfig
+from checkpoints_dataset.format import StoreError
+from checkpoints_dataset.harvest import harvest
+from checkpoints_dataset.store import CheckpointStore
+
+TINY = ("--num-runs", "4", "--num-steps", "3", "--num-checkpoints", "2")
+
+
+def arguments_of(config: HarvestConfig) -> list[str]:
+    return [text for name, value in asdict(config).items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def test_the_command_makes_the_bytes_of_the_library_and_prints_what_it_kept(tmp_path):
+    result = run_command(*arguments_of(SMALL), "--out", str(tmp_path / "made"))
+    assert result.returncode == 0, result.stderr
+    assert "200 checkpoints of 40 runs, 0 runs left out" in result.stderr
+    assert result.stdout == ""
+    assert file_hashes(tmp_path / "made") == file_hashes(finished_harvest())
+
+
+def test_left_out_runs_are_counted_with_their_reason(tmp_path):
+    result = run_command(*TINY, "--max-abs-param", "0.01", "--out", str(tmp_path / "made"))
+    assert result.returncode == 0, result.stderr
+    assert "0 checkpoints of 0 runs, 4 runs left out" in result.stderr
+    assert len(re.findall(r"left out: run \d, largest \|parameter\| 0\.\d+ above 0\.01", result.stderr)) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer", "lion"], "gpt-harvest: optimizer must be one of"),
+        (["--task", "digit"], "gpt-harvest: there is no task 'digit'; tasks are .* Did you mean 'digits'"),
+        (["--batch-size", "5000"], "gpt-harvest: batch_size must be at most 1197"),
+        (["--num-runs", "-5"], "num_runs must be at least 1, got -5"),
+        (["--learning-rate", "-0.1"], "learning_rate must not be negative, got -0.1"),
+        (["--dtype", "float8"], "invalid choice 'float8'"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_an_exit_status(tmp_path, arguments, message):
+    result = run_command(*TINY, *arguments, "--out", str(tmp_path / "made"))
+    assert result.returncode in (1, 2)
+    assert re.search(message, result.stderr)
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "made").exists()
+
+
+def test_debugging_shows_the_traceback(tmp_path, monkeypatch):
+    monkeypatch.setenv("G_PT_DEBUG", "1")
+    assert "Traceback" in run_command("--task", "digit", "--out", str(tmp_path)).stderr
+
+
+def test_a_real_write_error_is_one_sentence(tmp_path):
+    def small_files_only():  # as a full disk: writing more than 20 kB to a file fails
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    folder = tmp_path / "made"
+    result = run_command(*arguments_of(SMALL), "--out", str(folder), preexec_fn=small_files_only)
+    assert result.returncode == 1
+    assert re.search(r"^gpt-harvest: .*shard-00000\.safetensors.* cannot be written", result.stderr, re.MULTILINE)
+    assert "Traceback" not in result.stderr
+    assert list(file_hashes(folder)) == ["dataset.json"]
+
+
+@pytest.mark.parametrize("wait_for", ["dataset.json", "shard-00002.json"])
+def test_a_killed_harvest_continues_to_the_same_bytes(tmp_path, wait_for):
+    config = HarvestConfig(num_runs=60, num_steps=40, num_checkpoints=20, runs_per_shard=6)
+    harvest(config, tmp_path / "whole")
+    command = [sys.executable, "-c", "from g_pt.commands.harvest import main; main()", *arguments_of(config)]
+    folder = tmp_path / "killed"
+    with subprocess.Popen([*command, "--out", str(folder)], env=environment(), stderr=subprocess.DEVNULL) as process:
+        while not (folder / wait_for).exists() and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    with pytest.raises(StoreError, match="run the same gpt-harvest command again"):
+        CheckpointStore(folder)
+    (folder / "shard-00007.safetensors.1.tmp").write_bytes(b"partial")
+    result = run_command(*arguments_of(config), "--out", str(folder))
+    assert result.returncode == 0, result.stderr
+    assert file_hashes(folder) == file_hashes(tmp_path / "whole")
+
+
+def test_help_is_fast_and_imports_no_torch():
+    program = (
+        "import sys\nfrom g_pt.commands.harvest import main\n"
+        "try: main(['--help'])\n"
+        "finally: print('HEAVY', sorted({'torch', 'pyarrow', 'sklearn', 'diffusers'} & set(sys.modules)))"
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+        seconds.append(time.perf_counter() - started)
+    assert result.returncode == 0
+    assert "HEAVY []" in result.stdout
+    assert "--max-abs-param" in result.stdout
+    assert min(seconds) < 0.5

@@ -1,0 +1,90 @@
+"""Facts of a dataset against values worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dataset_fixtures import LAYOUT, METRICS, synthetic_header, write_synthetic
+
+import checkpoints_dataset.facts as facts_module
+from checkpoints_dataset.facts import fit_normalizer, training_facts
+from checkpoints_dataset.format import StoreError
+from checkpoints_dataset.store import CheckpointStore
+from checkpoints_dataset.writer import DatasetWriter
+
+
+class SumTask:
+    """A task whose loss is the sum of the parameters."""
+
+    def metric(self, name):
+        return METRICS[name]
+
+    def evaluate(self, params, split):
+        assert split == "test"
+        return {"loss": params.sum(dim=1)}
+
+
+@pytest.fixture
+def store(tmp_path) -> CheckpointStore:
+    """40 runs of 3 checkpoints; validation and test runs (18, 19, 38, 39) have values that must not count."""
+    loss, outcome = torch.tensor([3.0, 1.0, 2.0]).repeat(40, 1), torch.tensor([-5.0, 7.0, 6.0]).repeat(40, 1)
+    loss[0], outcome[0] = torch.tensor([39.0, 38.0, 37.0]), torch.tensor([-41.0, -42.0, -43.0])
+    for held_out in (18, 19, 38, 39):
+        loss[held_out] = outcome[held_out] = torch.tensor([1000.0, -1000.0, 0.0])
+    params = torch.zeros(40, 3, LAYOUT.num_params)
+    params[19, 2], params[39, 2] = 1.0, 3.0  # last checkpoints of the test runs: sums 6 and 18
+    runs = {run: {} for run in range(40)}
+    DatasetWriter(tmp_path, synthetic_header(1)).write_shard(
+        0, params, [0, 5, 9], {"loss": loss, "return": outcome}, runs
+    )
+    return CheckpointStore(tmp_path)
+
+
+def test_facts_of_a_metric_to_minimise(store):
+    facts = training_facts(store, SumTask(), "loss")
+    assert facts["prompt_range"] == [1.0, 39.0]
+    assert facts["attainable_range"] == pytest.approx([(35 * 1 + 37) / 36, (35 * 3 + 39) / 36])
+    assert facts["trained_runs"] == {"num_runs": 2, "test_loss": {"mean": 12.0}}
+    assert facts["dataset"] == {"num_runs": 36, "num_checkpoints": 108, "source": {"kind": "synthetic"}}
+
+
+def test_facts_of_a_metric_to_maximise(store):
+    facts = training_facts(store, SumTask(), "return")
+    assert facts["prompt_range"] == [-43.0, 7.0]
+    assert facts["attainable_range"] == pytest.approx([(35 * 7 - 41) / 36, (35 * -5 - 41) / 36])
+
+
+def train_params(params: torch.Tensor) -> torch.Tensor:
+    return torch.cat([p for run, p in enumerate(params.split(4)) if run % 20 < 18])
+
+
+def test_the_global_normalizer_has_the_standard_deviation_of_the_train_split(tmp_path):
+    params, _ = write_synthetic(tmp_path)
+    normalizer = fit_normalizer(CheckpointStore(tmp_path), "global")
+    assert torch.equal(normalizer.mean, torch.zeros(6))
+    torch.testing.assert_close(normalizer.std, train_params(params).std().expand(6))
+
+
+def test_the_tensor_normalizer_has_one_mean_and_deviation_per_tensor(tmp_path):
+    params, _ = write_synthetic(tmp_path)
+    normalizer = fit_normalizer(CheckpointStore(tmp_path), "tensor")
+    for part in (slice(0, 4), slice(4, 6)):
+        wanted = train_params(params)[:, part]
+        torch.testing.assert_close(normalizer.mean[part], wanted.mean().expand(part.stop - part.start))
+        torch.testing.assert_close(normalizer.std[part], wanted.std().expand(part.stop - part.start))
+
+
+def test_large_datasets_are_sampled_the_same_way_for_the_same_seed(tmp_path, monkeypatch):
+    params, _ = write_synthetic(tmp_path)
+    store = CheckpointStore(tmp_path)
+    monkeypatch.setattr(facts_module, "STATISTICS_ROWS", 100)
+    stds = [fit_normalizer(store, "global", seed).std[0].item() for seed in (0, 0, 1)]
+    assert stds[0] == stds[1] != stds[2]
+    assert stds[0] == pytest.approx(train_params(params).std().item(), rel=0.15)
+    assert stds[0] != train_params(params).std().item()
+
+
+def test_fewer_than_twenty_runs_hold_no_test_run(tmp_path):
+    write_synthetic(tmp_path, num_shards=1, runs_per_shard=10)
+    with pytest.raises(StoreError, match="no runs in its test split: 10 runs are kept and 0 left out"):
+        training_facts(CheckpointStore(tmp_path), SumTask(), "loss")
