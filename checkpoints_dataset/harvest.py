@@ -95,8 +95,11 @@ def train_networks(
         Checkpoints (R, C, P) in the dtype of the dataset, and their validation metrics `{metric: (R, C)}`, measured
         on the parameters as they are stored.
     """
-    params = task.init(num_networks, generator)
-    optimizer = make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)
+    params = task.layout.unflatten(task.init(num_networks, generator))
+    tensors = {name: tensor.contiguous().requires_grad_() for name, tensor in params.items()}
+    optimizers = [
+        make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay) for _ in tensors
+    ]
     dtype = getattr(torch, config.dtype)
     kept: list[Tensor] = []
     measured: list[dict[str, Tensor]] = []
@@ -104,16 +107,15 @@ def train_networks(
     batches = mini_batches(task.num_examples, config.batch_size, generator)
     for step in range(config.num_steps + 1):
         if step in keep:
-            kept.append(params.to(dtype, copy=True))  # a copy: the optimizer works in place
+            kept.append(task.layout.flatten({n: t.detach() for n, t in tensors.items()}).to(dtype))
             measured.append(task.evaluate(kept[-1].float(), "validation"))
         if step == config.num_steps:
             break
-        leaf = params.requires_grad_(True)
-        loss = task.training_losses(leaf, next(batches)).sum()  # networks do not share parameters: one backward
-        (grads,) = torch.autograd.grad(loss, leaf)
-        params = leaf.detach()
+        loss = task.training_losses(tensors, next(batches)).sum()  # networks do not share parameters: one backward
+        grads = torch.autograd.grad(loss, list(tensors.values()))
         learning_rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-        optimizer.step(params, grads, learning_rate)
+        for optimizer, tensor, grad in zip(optimizers, tensors.values(), grads, strict=True):
+            optimizer.step(tensor, grad.contiguous(), learning_rate)
         if progress is not None:
             progress(num_networks)
     metrics = {name: torch.stack([m[name] for m in measured], dim=1) for name in task.metrics}

@@ -1,4 +1,4 @@
-"""Optimizers for B networks at once: every operation acts on stacked vectors (B, P).
+"""Optimizers for B networks at once: every operation acts on stacked tensors (B, ...), entry by entry.
 
 Each follows PyTorch's optimizer of the same name, so that B stacked runs equal B runs one by one.
 """
@@ -23,7 +23,7 @@ class StackedSGD:
 
     @torch.no_grad()
     def step(self, params: Tensor, grads: Tensor, learning_rate: float) -> None:
-        """Update `params` (B, P) in place; `grads` (B, P) is used up."""
+        """Update `params` (B, ...) in place; `grads` (B, P) is used up."""
         grads.add_(params, alpha=self.weight_decay)
         if self.buffer is None:
             self.buffer = grads.clone()
@@ -47,7 +47,7 @@ class StackedAdam:
 
     @torch.no_grad()
     def step(self, params: Tensor, grads: Tensor, learning_rate: float) -> None:
-        """Update `params` (B, P) in place; `grads` (B, P) is used up."""
+        """Update `params` (B, ...) in place; `grads` (B, P) is used up."""
         b1, b2, eps = 0.9, 0.999, 1e-8
         if self.mean is None or self.square is None:
             self.mean, self.square = torch.zeros_like(params), torch.zeros_like(params)

@@ -106,7 +106,8 @@ def test_everything_is_the_same_every_time(digits):
 
 def test_stepping_down_the_gradient_lowers_the_loss(digits, generator):
     params = digits.init(4, generator).requires_grad_()
-    before = digits.training_losses(params, torch.arange(digits.num_examples))
+    everything = torch.arange(digits.num_examples)
+    before = digits.training_losses(digits.layout.unflatten(params), everything)
     (gradient,) = torch.autograd.grad(before.sum(), params)
-    after = digits.training_losses(params - 0.1 * gradient, torch.arange(digits.num_examples))
+    after = digits.training_losses(digits.layout.unflatten(params - 0.1 * gradient), everything)
     assert (after < before).all()

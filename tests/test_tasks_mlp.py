@@ -17,7 +17,7 @@ def test_many_networks_at_once_equal_one_module_each(widths, num_networks, gener
     layout = ParameterLayout.from_module(network)
     params = torch.randn(num_networks, layout.num_params, generator=generator, dtype=torch.float64)
     inputs = torch.randn(11, widths[0], generator=generator, dtype=torch.float64)
-    together = mlp_forward(layout, params, inputs)
+    together = mlp_forward(layout.unflatten(params), inputs)
     assert together.shape == (num_networks, widths[-1], 11)
     for outputs, row in zip(together, params, strict=True):
         alone = torch.func.functional_call(network, layout.unflatten(row), (inputs,))
@@ -29,7 +29,7 @@ def test_gradients_equal_those_of_one_module(generator):
     layout = ParameterLayout.from_module(network)
     params = layout.flatten(network.state_dict()).detach().repeat(2, 1).requires_grad_()
     inputs = torch.randn(7, 4, generator=generator, dtype=torch.float64)
-    mlp_forward(layout, params, inputs).square().sum().backward()
+    mlp_forward(layout.unflatten(params), inputs).square().sum().backward()
     network(inputs).square().sum().backward()
     alone = layout.flatten({name: p.grad for name, p in network.named_parameters()})
     torch.testing.assert_close(params.grad, alone.expand(2, -1), rtol=1e-12, atol=1e-12)

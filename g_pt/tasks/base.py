@@ -65,11 +65,12 @@ class TrainableTask(Task):
     num_examples: int  # in the training split
 
     @abstractmethod
-    def training_losses(self, params: Tensor, examples: Tensor) -> Tensor:
-        """Mean training loss of each network on a shared mini-batch, differentiable in `params`.
+    def training_losses(self, tensors: Mapping[str, Tensor], examples: Tensor) -> Tensor:
+        """Mean training loss of each network on a shared mini-batch, differentiable in `tensors`.
 
         Args:
-            params: (B, P), raw.
+            tensors: `{name: (B, *shape)}`, raw, as `ParameterLayout.unflatten` gives them. Tensors, not vectors: a
+                harvest keeps each contiguous, which saves copies and a concatenation of gradients at every step.
             examples: (batch,) int64 indices into the training split, the same for all networks.
 
         Returns:

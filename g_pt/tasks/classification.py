@@ -45,18 +45,18 @@ class ClassificationTask(TrainableTask):
     splits: Mapping[Split, LabelledExamples]
 
     @abstractmethod
-    def forward(self, params: Tensor, inputs: Tensor) -> Tensor:
-        """Logits (B, C, N) of B networks, (B, P) raw, on the same N inputs."""
+    def forward(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Logits (B, C, N) of B networks, `{name: (B, *shape)}` raw, on the same N inputs."""
 
     @property
     def num_examples(self) -> int:  # type: ignore[override]
         """Number of training examples."""
         return len(self.splits["train"])
 
-    def training_losses(self, params: Tensor, examples: Tensor) -> Tensor:
+    def training_losses(self, tensors: Mapping[str, Tensor], examples: Tensor) -> Tensor:
         """Mean cross-entropy of each network on the given training examples: (B,)."""
-        train = self.splits["train"].to(params.device)
-        logits = self.forward(params, train.inputs[examples])
+        train = self.splits["train"].to(examples.device)
+        logits = self.forward(tensors, train.inputs[examples])
         return cross_entropy(logits, train.labels[examples])
 
     @torch.no_grad()
@@ -69,7 +69,7 @@ class ClassificationTask(TrainableTask):
         per_network = len(data) * max(shape[0] for shape in self.layout.shapes)
         losses, errors = [], []
         for part in params.float().split(max(1, EVALUATION_FLOATS // per_network)):
-            logits = self.forward(part, data.inputs)  # (b, C, N)
+            logits = self.forward(self.layout.unflatten(part), data.inputs)  # (b, C, N)
             losses.append(cross_entropy(logits, data.labels))
             errors.append(classification_error(logits, data.labels))
         return {"loss": torch.cat(losses), "error": torch.cat(errors)}

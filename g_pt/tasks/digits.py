@@ -6,6 +6,7 @@ Inputs are pixel / 16, standardised with the train split's one mean and standard
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
@@ -39,9 +40,9 @@ class Digits(ClassificationTask):
         """PyTorch's default initialisation."""
         return mlp_init(self.layout, num_networks, generator)
 
-    def forward(self, params: Tensor, inputs: Tensor) -> Tensor:
+    def forward(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits (B, 10, N)."""
-        return mlp_forward(self.layout, params, inputs)
+        return mlp_forward(tensors, inputs)
 
     @cached_property
     def splits(self) -> dict[Split, LabelledExamples]:  # type: ignore[override]

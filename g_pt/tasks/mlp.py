@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -36,22 +36,21 @@ def mlp_init(layout: ParameterLayout, num_networks: int, generator: torch.Genera
     return torch.cat(parts, dim=1)
 
 
-def mlp_forward(layout: ParameterLayout, params: Tensor, inputs: Tensor) -> Tensor:
+def mlp_forward(tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
     """Outputs of B networks on the same N inputs.
 
     Args:
-        layout: of an `mlp()`.
-        params: (B, P), raw.
+        tensors: `{name: (B, *shape)}` of an `mlp()`, raw, in its order.
         inputs: (N, I), shared by all networks, so that all first layers are one matrix product.
 
     Returns:
         (B, outputs, N): examples last, which keeps every product and softmax contiguous.
     """
-    tensors = list(layout.unflatten(params).values())
-    weight, bias = tensors[0], tensors[1]  # (B, H, I), (B, H)
+    layers = list(tensors.values())
+    weight, bias = layers[0], layers[1]  # (B, H, I), (B, H)
     num, width = bias.shape
     hidden = torch.addmm(bias.reshape(-1, 1), weight.reshape(num * width, -1), inputs.T)  # (B*H, N)
     hidden = hidden.view(num, width, -1)  # (B, H, N)
-    for weight, bias in zip(tensors[2::2], tensors[3::2], strict=True):
+    for weight, bias in zip(layers[2::2], layers[3::2], strict=True):
         hidden = torch.baddbmm(bias[..., None], weight, hidden.relu())  # (B, H, N)
     return hidden
