@@ -65,7 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500, help="steps of the base")
     parser.add_argument("--dataset", type=Path, default=Path("runs/digits/checkpoints"))
-    parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/ablations"), help="use a new one for other steps or data"
+    )
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="variants; all where not given")
     args = parser.parse_args()
     harvest_with_progress(HarvestConfig(task="digits"), args.dataset)
@@ -107,8 +109,8 @@ def train(config: TrainConfig, store: CheckpointStore) -> ParameterUpdatePipelin
         init_share=pairs.init_share,
         max_runs=pairs.max_runs,
     )
-    facts = training_facts(store, task, config.metric)
-    return fit(config, task, sampler.batch, fit_normalizer(store, pairs.normalization), facts)
+    facts = training_facts(store, task, config.metric, max_runs=pairs.max_runs)
+    return fit(config, task, sampler.batch, fit_normalizer(store, pairs.normalization, max_runs=pairs.max_runs), facts)
 
 
 def measure(pipeline: ParameterUpdatePipeline, num_steps: int | None = None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class StackedSGD:
 
     @torch.no_grad()
     def step(self, params: Tensor, grads: Tensor, learning_rate: float) -> None:
-        """Update `params` (B, ...) in place; `grads` (B, P) is used up."""
+        """Update `params` (B, ...) in place; `grads` (B, ...) is used up."""
         grads.add_(params, alpha=self.weight_decay)
         if self.buffer is None:
             self.buffer = grads.clone()
@@ -47,7 +47,7 @@ class StackedAdam:
 
     @torch.no_grad()
     def step(self, params: Tensor, grads: Tensor, learning_rate: float) -> None:
-        """Update `params` (B, ...) in place; `grads` (B, P) is used up."""
+        """Update `params` (B, ...) in place; `grads` (B, ...) is used up."""
         b1, b2, eps = 0.9, 0.999, 1e-8
         if self.mean is None or self.square is None:
             self.mean, self.square = torch.zeros_like(params), torch.zeros_like(params)

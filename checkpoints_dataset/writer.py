@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name
-from g_pt.atomic_files import TEMPORARY, atomic_path, read_json, write_json
+from g_pt.atomic_files import TEMPORARY, atomic_path, read_json, write_json, written_by_living_process
+from g_pt.tensor_files import write_tensors
 
 
 class DatasetWriter:
@@ -86,11 +85,7 @@ class DatasetWriter:
             }
         )
         name = shard_name(index)
-        with atomic_path(self.folder / f"{name}.safetensors") as path:
-            try:
-                save_file(tensors, path)
-            except SafetensorError as error:  # what safetensors makes of a full disk
-                raise OSError(f"{path} cannot be written: {error}") from error
+        write_tensors(self.folder / f"{name}.safetensors", tensors)
         with atomic_path(self.folder / f"{name}.arrow") as path, pa.ipc.new_file(path, table.schema) as sink:
             sink.write_table(table)
         records = [
@@ -109,7 +104,8 @@ class DatasetWriter:
 
 def is_leftover(path: Path) -> bool:
     """Whether a file is a temporary one of a process that was killed while writing a dataset."""
-    return path.name.startswith((f"{HEADER_FILE}.", "shard-")) and path.name.endswith(TEMPORARY)
+    ours = path.name.startswith((f"{HEADER_FILE}.", "shard-")) and path.name.endswith(TEMPORARY)
+    return ours and not written_by_living_process(path)
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

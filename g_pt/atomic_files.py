@@ -30,6 +30,20 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def written_by_living_process(temporary: Path) -> bool:
+    """Whether another process of this machine, named in a temporary file's name, is still alive."""
+    pid = temporary.name.removesuffix(TEMPORARY).rpartition(".")[2]
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # it lives, but is another user's
+    return True
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON atomically; the same value gives the same bytes."""
     with atomic_path(path) as temporary:

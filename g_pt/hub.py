@@ -20,19 +20,19 @@ def resolve_model(name: Path | str, **hub_options: Any) -> Path:
     """Find the folder of a model, fetching it from the Hub where needed.
 
     Args:
-        name: a folder with model_index.json, the name of a bundled model, or a Hub repository "org/name".
+        name: the name of a bundled model, a folder with model_index.json, or a Hub repository "org/name".
         hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `endpoint`.
 
     Raises:
         OSError: there is no such model, or it cannot be fetched; the message says which and why.
     """
+    if str(name) in bundled_models():  # first: a folder of that name here is meant by ./name
+        return BUNDLED / str(name)
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise OSError(f"{folder} is a folder without model_index.json: not a saved ParameterUpdatePipeline")
         return folder
-    if str(name) in bundled_models():
-        return BUNDLED / str(name)
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
         raise OSError(
             f"{str(name)!r} is neither an existing folder, nor a bundled model ({', '.join(bundled_models())}), nor a "
@@ -54,7 +54,7 @@ def download(repo_id: str, **hub_options: Any) -> Path:
         raise OSError(f"{repo_id} is gated: accept its terms on the Hub and run `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
         raise OSError(
-            f"there is no repository {repo_id} on the Hub, or it is private and you are not logged in"
+            f"there is no folder {repo_id} and no such repository on the Hub; if it is private, run `hf auth login`"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise OSError(f"{repo_id} has no revision {options.get('revision')!r}") from error

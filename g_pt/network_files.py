@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from g_pt.atomic_files import atomic_path
 from g_pt.parameters import ParameterLayout
+from g_pt.tensor_files import write_tensors
 
 PICKLED = (".pt", ".pth")
 
@@ -61,5 +61,4 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def write_network(path: Path, params: Tensor, layout: ParameterLayout, metadata: dict[str, str] | None = None) -> None:
     """Write raw parameters (P,) as a safetensors state dict with the module's own names."""
     tensors = {name: tensor.contiguous() for name, tensor in layout.unflatten(params.cpu()).items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})})
+    write_tensors(path, tensors, {"format": "pt", **(metadata or {})})

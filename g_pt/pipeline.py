@@ -161,8 +161,9 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         prompt = self._metric_per_network("prompted", prompted_metric, len(params), device)
         self._check_range(prompt)
         num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if num_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, got {num_steps}")
+        if not 1 <= num_steps <= self.scheduler.config.num_train_timesteps:
+            most = self.scheduler.config.num_train_timesteps
+            raise ValueError(f"num_inference_steps must be at least 1 and at most {most}, got {num_steps}")
 
         x_start = self.normalizer.normalize(params).to(dtype)  # (B, P)
         self.scheduler.set_timesteps(num_steps, device=device)
@@ -175,6 +176,8 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             x_0 = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
             x_t = self.scheduler.step(x_0, t, x_t, **noise).prev_sample  # (B, P)
         updated = self.normalizer.unnormalize(x_t.float())
+        if not updated.isfinite().all():
+            raise ValueError("sampling gave parameters that are not finite; use another scheduler or number of steps")
         return ParameterUpdateOutput(params=updated, starting_metric=starting_metric)
 
     def _check_params(self, params: Tensor) -> None:

@@ -41,9 +41,9 @@ def update_networks(
 
 
 def measure_updates(task: Task, updated: Tensor, split: Split) -> dict[str, Tensor]:
-    """Metrics of networks (B, K, P) on a split: `{metric: (B, K)}`."""
+    """Metrics of networks (B, K, P) on a split: `{metric: (B, K)}`, on the CPU."""
     measured = task.evaluate(updated.flatten(0, 1), split)
-    return {name: values.view(updated.shape[:2]) for name, values in measured.items()}
+    return {name: values.view(updated.shape[:2]).cpu() for name, values in measured.items()}
 
 
 def prompt_recursively(

@@ -65,11 +65,6 @@ class UnitTokens(nn.Module):
             nn.init.zeros_(decoder.weight)  # type: ignore[arg-type]
             nn.init.zeros_(decoder.bias)  # type: ignore[arg-type]
 
-    @property
-    def num_tokens(self) -> int:
-        """S, the number of tokens of one vector."""
-        return sum(units for units, _ in self.shapes)
-
     def encode(self, x_t: Tensor, x_start: Tensor) -> Tensor:
         """Two vectors (B, P) each to tokens (B, S, W)."""
         sizes = [units * k for units, k in self.shapes]

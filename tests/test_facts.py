@@ -78,7 +78,7 @@ def test_large_datasets_are_sampled_the_same_way_for_the_same_seed(tmp_path, mon
     params, _ = write_synthetic(tmp_path)
     store = CheckpointStore(tmp_path)
     monkeypatch.setattr(facts_module, "STATISTICS_ROWS", 100)
-    stds = [fit_normalizer(store, "global", seed).std[0].item() for seed in (0, 0, 1)]
+    stds = [fit_normalizer(store, "global", seed=seed).std[0].item() for seed in (0, 0, 1)]
     assert stds[0] == stds[1] != stds[2]
     assert stds[0] == pytest.approx(train_params(params).std().item(), rel=0.15)
     assert stds[0] != train_params(params).std().item()

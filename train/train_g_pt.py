@@ -10,11 +10,14 @@ Every value of a preset is a flag; --config FILE.yaml takes settings from a file
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from checkpoints_dataset.config import HarvestConfig
+from g_pt.commands.terminal import exit_on_user_error
 from g_pt.config_files import parse_config
 from g_pt.training.config import TrainConfig
 
@@ -37,16 +40,14 @@ def main(arguments: list[str] | None = None) -> None:
     program = parse_config(
         Program(), arguments, presets=PRESETS, prog="train_g_pt.py", description=(__doc__ or "").strip()
     )
-    try:
+    with exit_on_user_error("train_g_pt.py"):
         run(program)
-    except (ValueError, OSError) as error:
-        print(f"train_g_pt.py: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
 
 
 def run(program: Program) -> None:
     """Harvest where needed, then train."""
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
     from checkpoints_dataset.pair_sampler import PairSampler
@@ -57,7 +58,10 @@ def run(program: Program) -> None:
 
     task = get_task(program.task)
     metric = task.metric(program.metric).name
-    accelerator = Accelerator(mixed_precision=program.optimizer.mixed_precision)
+    # the other processes wait for the whole harvest
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    accelerator = Accelerator(mixed_precision=program.optimizer.mixed_precision, kwargs_handlers=[patience])
+    check_processes(accelerator.num_processes)
     if accelerator.is_main_process and not is_finished(program.dataset):
         harvest_with_progress(dataclasses.replace(program.harvest, task=program.task), program.dataset)
     accelerator.wait_for_everyone()
@@ -79,12 +83,22 @@ def run(program: Program) -> None:
         config,
         task,
         pairs.batch,
-        fit_normalizer(store, program.pairs.normalization, program.seed),
-        training_facts(store, task, metric),
+        fit_normalizer(store, program.pairs.normalization, max_runs=program.pairs.max_runs, seed=program.seed),
+        training_facts(store, task, metric, max_runs=program.pairs.max_runs),
         accelerator=accelerator,
         resume=program.resume,
     )
     accelerator.print(f"saved {config.pipeline_folder}")
+
+
+def check_processes(num_processes: int) -> None:
+    """Refuse a launch that made several programs of one process each instead of one program of several."""
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes != wanted:
+        raise ValueError(
+            f"{wanted} processes were launched, but Accelerate joins {num_processes}; on CPUs set "
+            "ACCELERATE_USE_CPU=true"
+        )
 
 
 if __name__ == "__main__":

@@ -137,7 +137,8 @@ def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     from g_pt.pipeline import ParameterUpdatePipeline
     from g_pt.tasks import get_task
 
-    get_task(arguments.task).metric(metric)  # refuse what does not exist before anything is loaded
+    if arguments.model is None:
+        get_task(arguments.task).metric(metric)  # refuse what does not exist before anything is loaded
     name = arguments.model or f"{arguments.task}-{metric}"
     if arguments.model is None and name not in bundled_models():
         raise ValueError(
@@ -180,7 +181,7 @@ def print_table(result: dict[str, Any]) -> None:
     for name, values in rows:
         table.add_row(name, *(f"{values[m]:.4g}" if m in values else "" for m in metrics))
     console = Console(highlight=False)
-    console.print(f"one update by {result['model']}, measured on the test split of {result['task']}")
+    console.print(f"updated by {result['model']}, measured on the test split of {result['task']}")
     console.print(table)
     for sample in result["samples"]:
         console.print(f"written: {sample['file']}")

@@ -21,8 +21,9 @@ CONFIG_FILE = "train_config.json"
 class TrainingCheckpoints:
     """The folder `checkpoints/` of a training run."""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(self, config: TrainConfig, training_facts: dict[str, Any], accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
+        self.settings = jsonable({**asdict(config), "data": training_facts})
         self.folder = config.output / "checkpoints"
 
     def saved_steps(self) -> list[int]:
@@ -41,7 +42,7 @@ class TrainingCheckpoints:
                 "--resume, or name another --output"
             )
         if self.accelerator.is_main_process:
-            write_json(self.config.output / CONFIG_FILE, jsonable(asdict(self.config)))
+            write_json(self.config.output / CONFIG_FILE, self.settings)
         return 0
 
     def load_newest(self) -> int:
@@ -54,7 +55,7 @@ class TrainingCheckpoints:
         steps = self.saved_steps()
         if not steps:
             raise FileNotFoundError(f"{self.folder} holds no checkpoint to resume from; start without --resume")
-        check_resumable(read_json(self.config.output / CONFIG_FILE), jsonable(asdict(self.config)))
+        check_resumable(read_json(self.config.output / CONFIG_FILE), self.settings)
         self.accelerator.load_state(str(self.path(steps[-1])))
         return steps[-1]
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+
+def check_at_least(config: Any, **lowest: float) -> None:
+    """Refuse values below their lowest."""
+    for name, low in lowest.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,9 @@ class ModelConfig:
     max_metric_frequency: float = 64.0
     """Highest frequency of the metrics' embeddings, per unit of the transformed metric."""
 
+    def __post_init__(self) -> None:
+        check_at_least(self, width=1, num_layers=1, num_heads=1, num_frequencies=1)
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
@@ -40,6 +51,9 @@ class DiffusionConfig:
     num_inference_steps: int = 20
     """Default number of sampling steps of the trained pipeline."""
 
+    def __post_init__(self) -> None:
+        check_at_least(self, num_train_timesteps=1, num_inference_steps=1)
+
 
 @dataclass(frozen=True)
 class PairConfig:
@@ -53,6 +67,11 @@ class PairConfig:
     """Use only the first runs of the train split."""
     normalization: Literal["global", "tensor"] = "global"
     """One scale for all parameters, or mean and standard deviation of each tensor."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, batch_size=1, max_runs=1)
+        if not 0 <= self.init_share <= 1:
+            raise ValueError(f"init_share must lie between 0 and 1, got {self.init_share}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,11 @@ class OptimizerConfig:
     cpu_threads: int | None = None
     """Threads of each process on the CPU; all cores divided by the number of processes where it is not given."""
 
+    def __post_init__(self) -> None:
+        check_at_least(self, num_steps=1, learning_rate=0, warmup_steps=0, weight_decay=0, cpu_threads=1)
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+
 
 @dataclass(frozen=True)
 class ProgressConfig:
@@ -95,6 +119,9 @@ class ProgressConfig:
     """Steps between checkpoints to resume from; 0 for none."""
     keep_checkpoints: int = 2
     """Older checkpoints are removed."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, evaluate_every=0, num_networks=1, num_prompts=2, save_every=0, keep_checkpoints=1)
 
 
 @dataclass(frozen=True)

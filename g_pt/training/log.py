@@ -32,9 +32,9 @@ class TrainingLog:
             self.lines = [line for line in lines if line["step"] <= first_step]
 
     def step(self, step: int, loss: float, grad_norm: float, learning_rate: float) -> None:
-        """Note one optimizer step; raises FloatingPointError where the loss is not finite."""
+        """Note one optimizer step; raises ValueError where the loss is not finite."""
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {step}; lower optimizer.learning-rate")
+            raise ValueError(f"the loss is {loss} at step {step}; lower optimizer.learning-rate")
         if step % self.every == 0:
             self.lines.append({"step": step, "loss": loss, "grad_norm": grad_norm, "lr": learning_rate})
 

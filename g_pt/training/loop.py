@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from g_pt.atomic_files import TEMPORARY
 from g_pt.diffusion import diffusion_loss, linear_alphas_cumprod
 from g_pt.normalization import ParameterNormalizer
 from g_pt.pairs import CheckpointPairs
@@ -31,6 +33,9 @@ from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.training.log import TrainingLog
 from g_pt.training.probe import PromptProbe
 from g_pt.transformer import ParameterTransformer
+
+# keeps the noise of a step apart from whatever else is drawn from (seed, number)
+NOISE_STREAM = 1
 
 # (step, this process's share of the global batch) -> pairs on the CPU
 PairSource = Callable[[int, slice], CheckpointPairs]
@@ -46,7 +51,7 @@ def fit(
     accelerator: Accelerator | None = None,
     resume: bool = False,
 ) -> ParameterUpdatePipeline:
-    """Train a G.pt and save its pipeline to `config.output`.
+    """Train a G.pt and save its pipeline to `config.pipeline_folder`.
 
     Args:
         config: all settings.
@@ -64,21 +69,14 @@ def fit(
     accelerator = accelerator or Accelerator(mixed_precision=options.mixed_precision)
     use_cpu_threads(options.cpu_threads, accelerator)
     share = process_share(config.pairs.batch_size, accelerator)
-    set_seed(config.seed)
-    model = ParameterTransformer(
-        layout=task.layout.to_json(),
-        permutations=task.permutations.to_json(),
-        metric=task.metric(config.metric).to_json(),
-        num_train_timesteps=config.diffusion.num_train_timesteps,
-        **asdict(config.model),
-    )
+    model = make_model(config, task)
     ema = EMAModel(model.parameters(), decay=options.ema_decay, foreach=True)
     wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, options))
-    ema.to(accelerator.device)
     normalizer.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
-    checkpoints = TrainingCheckpoints(config, accelerator)
+    checkpoints = TrainingCheckpoints(config, training_facts, accelerator)
     first_step = checkpoints.load_newest() if resume else checkpoints.refuse_existing()
+    ema.to(accelerator.device)  # after loading, which leaves it on the CPU
     log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process)
     pipeline = make_pipeline(config, model, normalizer, training_facts)
     probe = PromptProbe(config, task, pipeline)
@@ -114,12 +112,26 @@ def fit(
             checkpoints.save(done)
     bar.close()
     log.flush()
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # or the pipeline would go on sampling in bf16
     ema.copy_to(model.parameters())
     model.eval()
     if accelerator.is_main_process:
-        pipeline.save_pretrained(config.pipeline_folder)
+        save_whole(pipeline, config.pipeline_folder)
     accelerator.wait_for_everyone()
     return pipeline
+
+
+def make_model(config: TrainConfig, task: Task) -> ParameterTransformer:
+    """The untrained model; the same seed gives the same weights, and no global generator moves."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return ParameterTransformer(
+            layout=task.layout.to_json(),
+            permutations=task.permutations.to_json(),
+            metric=task.metric(config.metric).to_json(),
+            num_train_timesteps=config.diffusion.num_train_timesteps,
+            **asdict(config.model),
+        )
 
 
 def make_optimizer(model: nn.Module, options: OptimizerConfig) -> torch.optim.AdamW:
@@ -146,6 +158,15 @@ def make_pipeline(
     )
 
 
+def save_whole(pipeline: ParameterUpdatePipeline, folder: Path) -> None:
+    """Save a pipeline under a temporary name, then rename: a folder never mixes two models."""
+    temporary = folder.with_name(folder.name + TEMPORARY)
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipeline.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
 def learning_rate(step: int, options: OptimizerConfig) -> float:
     """Linear warm-up, then a cosine to the final rate."""
     progress = step / max(1, options.num_steps)
@@ -158,7 +179,12 @@ def learning_rate(step: int, options: OptimizerConfig) -> float:
 def use_cpu_threads(num_threads: int | None, accelerator: Accelerator) -> None:
     """Share the cores among the processes; `accelerate launch` would leave one thread to each."""
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+        torch.set_num_threads(num_threads or max(1, num_usable_cores() // accelerator.num_processes))
+
+
+def num_usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def process_share(batch_size: int, accelerator: Accelerator) -> slice:
@@ -174,7 +200,7 @@ def draw_noise(
     config: TrainConfig, step: int, share: slice, num_params: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Diffusion times (B,) and noise (B, P) of a step; drawn for the global batch, so that any split agrees."""
-    seed = int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    seed = int(np.random.SeedSequence([config.seed, step, NOISE_STREAM]).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator().manual_seed(seed)
     size = config.pairs.batch_size
     timesteps = torch.randint(config.diffusion.num_train_timesteps, (size,), generator=generator)
