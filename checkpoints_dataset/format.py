@@ -54,6 +54,8 @@ class DatasetHeader:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {list(DTYPES)}, got {self.dtype!r}")
+        if not isinstance(self.num_shards, int) or self.num_shards < 1:
+            raise ValueError(f"num_shards must be at least 1, got {self.num_shards!r}")
 
     def to_json(self) -> dict[str, Any]:
         """The content of dataset.json."""

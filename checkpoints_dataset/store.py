@@ -76,15 +76,18 @@ class CheckpointStore:
         for index in range(self.header.num_shards):
             path = self.folder / f"{shard_name(index)}.json"
             manifest = self._manifest(path)
-            for suffix in (".safetensors", ".arrow"):
-                file = path.with_suffix(suffix)
-                check_file(file, manifest["files"][file.name], verify=verify)
+            try:
+                for suffix in (".safetensors", ".arrow"):
+                    file = path.with_suffix(suffix)
+                    check_file(file, manifest["files"][file.name], verify=verify)
+                records = [RunRecord(**record) for record in manifest["runs"]]
+                self.left_out |= {int(run): reason for run, reason in manifest["left_out"].items()}
+            except (KeyError, TypeError, AttributeError) as error:
+                raise StoreError(f"{path} lacks or has a wrong entry: {error!r}") from error
             with pa.memory_map(str(path.with_suffix(".arrow"))) as source:
                 tables.append(pa.ipc.open_file(source).read_all())
-            records = [RunRecord(**record) for record in manifest["runs"]]
             check_records(path, records, tables[-1])
             self.runs += [replace(record, first_row=record.first_row + num_rows) for record in records]
-            self.left_out |= {int(run): reason for run, reason in manifest["left_out"].items()}
             num_rows += len(tables[-1])
             self._row_ends.append(num_rows)
         table = pa.concat_tables(tables)

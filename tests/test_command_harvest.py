@@ -89,7 +89,7 @@ def test_a_killed_harvest_continues_to_the_same_bytes(tmp_path, wait_for):
     assert process.returncode == -signal.SIGKILL
     with pytest.raises(StoreError, match="run the same gpt-harvest command again"):
         CheckpointStore(folder)
-    (folder / "shard-00007.safetensors.1.tmp").write_bytes(b"partial")
+    (folder / "shard-00007.safetensors.4194305.tmp").write_bytes(b"partial")
     result = run_command(*arguments_of(config), "--out", str(folder))
     assert result.returncode == 0, result.stderr
     assert file_hashes(folder) == file_hashes(tmp_path / "whole")

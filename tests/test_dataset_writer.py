@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -82,9 +83,9 @@ def test_foreign_folders_are_refused_and_left_alone(tmp_path):
 
 
 def test_only_temporary_files_of_a_harvest_are_removed(tmp_path):
-    (tmp_path / "dataset.json.123.tmp").write_text("{")  # killed while writing the very first file
+    (tmp_path / "dataset.json.4194305.tmp").write_text("{")  # killed while writing the very first file
     DatasetWriter(tmp_path, synthetic_header(1))
-    for name in ("shard-00000.safetensors.123.tmp", "notes.tmp"):
+    for name in ("shard-00000.safetensors.4194305.tmp", "notes.tmp"):
         (tmp_path / name).write_text("partial")
     DatasetWriter(tmp_path, synthetic_header(1))
     assert list(file_hashes(tmp_path)) == ["dataset.json", "notes.tmp"]
@@ -115,7 +116,15 @@ def test_a_damaged_header_cannot_be_continued(tmp_path, content):
         DatasetWriter(tmp_path, synthetic_header(1))
 
 
-@pytest.mark.parametrize("function", ["save_file", "write_json", "fingerprint"])
+def test_a_temporary_file_of_a_living_process_stays(tmp_path):
+    DatasetWriter(tmp_path, synthetic_header(1))
+    living = tmp_path / f"shard-00000.safetensors.{os.getppid()}.tmp"
+    living.write_text("another harvest is at it")
+    DatasetWriter(tmp_path, synthetic_header(1))
+    assert living.exists()
+
+
+@pytest.mark.parametrize("function", ["write_tensors", "write_json", "fingerprint"])
 def test_an_error_while_writing_leaves_no_temporary_file_and_no_finished_shard(tmp_path, monkeypatch, function):
     writer = DatasetWriter(tmp_path, synthetic_header(1))
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from dataset_fixtures import SMALL, copied_harvest, file_hashes, finished_harvest
 
-import checkpoints_dataset.writer as writer_module
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.format import StoreError
 from checkpoints_dataset.harvest import harvest, mini_batches, rejection, shard_seed
 from checkpoints_dataset.store import CheckpointStore
+from g_pt import tensor_files
 from g_pt.tasks import get_task
 from g_pt.tasks.digits import load_digits_splits
 
@@ -112,7 +112,7 @@ def test_an_interrupted_harvest_ends_with_the_bytes_of_an_uninterrupted_one(tmp_
         harvest(SMALL, tmp_path, progress=interrupt_after(network_steps))
     with pytest.raises(StoreError, match=r"shard-0000\d\.json is missing.*run the same gpt-harvest command again"):
         CheckpointStore(tmp_path)
-    (tmp_path / "shard-00001.arrow.99.tmp").write_text("partial")
+    (tmp_path / "shard-00001.arrow.4194305.tmp").write_text("partial")
     counted = []
     harvest(SMALL, tmp_path, progress=counted.append)
     assert sum(counted) == 40 * 12
@@ -151,15 +151,15 @@ def test_settings_that_cannot_be_harvested_leave_no_folder_behind(tmp_path, chan
 
 
 def test_a_full_disk_keeps_finished_shards_and_the_harvest_continues(tmp_path, monkeypatch):
-    save_file = writer_module.save_file
+    save_file = tensor_files.save_file
 
-    def save_until_full(tensors, path):
-        save_file(tensors, path)
+    def save_until_full(tensors, path, metadata):
+        save_file(tensors, path, metadata)
         if "shard-00001" in str(path):
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer_module, "save_file", save_until_full)
+        patch.setattr(tensor_files, "save_file", save_until_full)
         with pytest.raises(OSError, match="No space left"):
             harvest(SMALL, tmp_path)
     finished = file_hashes(finished_harvest())

@@ -79,7 +79,9 @@ def test_a_revision_is_a_commit_of_the_repository(pushed, tmp_path):
 
 
 def test_a_missing_repository_is_one_sentence(pushed, tmp_path):
-    assert "no repository org/other on the Hub" in refused(pushed, tmp_path, name="org/other")
+    assert "there is no folder org/other and no such repository on the Hub" in refused(
+        pushed, tmp_path, name="org/other"
+    )
 
 
 def test_a_missing_revision_is_one_sentence(pushed, tmp_path):
@@ -137,3 +139,12 @@ def test_bundled_models_are_found_by_name(random_pipeline, tmp_path, monkeypatch
     assert resolve_model("digits-loss") == tmp_path / "digits-loss"
     with pytest.raises(OSError, match=r"bundled model \(digits-loss\)"):
         resolve_model("unfinished")
+
+
+def test_a_bundled_name_is_not_taken_by_a_folder_here(random_pipeline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "BUNDLED", tmp_path / "package")
+    random_pipeline.save_pretrained(tmp_path / "package" / "digits-loss")
+    random_pipeline.save_pretrained(tmp_path / "digits-loss")
+    assert resolve_model("digits-loss") == tmp_path / "package" / "digits-loss"
+    assert resolve_model("./digits-loss").absolute() == tmp_path / "digits-loss"

@@ -175,3 +175,22 @@ def test_a_store_of_which_all_runs_were_left_out_says_so_wherever_runs_are_wante
     ):
         with pytest.raises(StoreError, match=message):
             use()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest["files"]["shard-00000.arrow"].pop("bytes"),
+        lambda manifest: manifest["runs"][0].pop("first_row"),
+        lambda manifest: manifest["runs"][0].update(surplus=1),
+        lambda manifest: manifest.update(left_out=[]),
+    ],
+)
+def test_a_manifest_with_wrong_entries_is_named(tmp_path, change):
+    write_synthetic(tmp_path)
+    file = tmp_path / "shard-00000.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"shard-00000\.json lacks or has a wrong entry"):
+        CheckpointStore(tmp_path)

@@ -103,3 +103,11 @@ def test_every_preset_has_known_settings() -> None:
     for preset in (ROOT / "train" / "presets").glob("*.yaml"):
         done = run("--preset", preset.stem, "--help")
         assert done.returncode == 0, done.stderr
+
+
+def test_processes_that_do_not_know_each_other_are_refused(settings: Path) -> None:
+    done = subprocess.run(
+        command("--config", settings), capture_output=True, text=True, env={**os.environ, "WORLD_SIZE": "2"}
+    )
+    assert done.returncode == 1
+    assert "2 processes were launched, but Accelerate joins 1" in done.stderr

@@ -8,7 +8,7 @@ from tiny_training import replace, tiny_config, tiny_store, train, weights
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.training.config import OptimizerConfig
-from g_pt.training.loop import draw_noise, learning_rate, make_optimizer
+from g_pt.training.loop import draw_noise, learning_rate, make_optimizer, process_share
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +117,45 @@ def test_two_processes_draw_the_halves_of_what_one_draws(tmp_path: Path) -> None
     assert torch.equal(torch.cat([h[1] for h in halves]), noise)
     assert not torch.equal(draw_noise(config, 4, slice(None), 50, device)[1], noise)
     assert noise.std() == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_returned_pipeline_samples_like_the_saved_one_after_bf16_training(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, num_steps=3)
+    config = replace(config, optimizer=replace(config.optimizer, mixed_precision="bf16", learning_rate=0.02))
+    returned = train(config, store)
+    loaded = ParameterUpdatePipeline.from_pretrained(config.pipeline_folder)
+    starts = loaded.task.init(3, torch.Generator().manual_seed(0))
+    samples = [
+        pipeline(starts, 0.5, num_inference_steps=2, generator=torch.Generator().manual_seed(1)).params
+        for pipeline in (returned, loaded)
+    ]
+    assert torch.equal(*samples)
+    assert not torch.equal(samples[0], starts)
+
+
+def test_a_pipeline_folder_is_replaced_whole(store: CheckpointStore, uninterrupted: Path, tmp_path: Path) -> None:
+    config = replace(tiny_config(tmp_path / "out", num_steps=2), pipeline=tmp_path / "bundled")
+    (tmp_path / "bundled").mkdir()
+    (tmp_path / "bundled" / "of_an_older_model.json").touch()
+    train(config, store)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundled", "out"]
+    assert not (tmp_path / "bundled" / "of_an_older_model.json").exists()
+    assert ParameterUpdatePipeline.from_pretrained(tmp_path / "bundled").config.task == "digits"
+
+
+def test_resuming_on_other_data_is_refused(store: CheckpointStore, uninterrupted: Path, tmp_path: Path) -> None:
+    config = tiny_config(uninterrupted)
+    fewer = replace(config, pairs=replace(config.pairs, max_runs=10))
+    with pytest.raises(ValueError, match="cannot resume: the run was started with"):
+        train(fewer, store, resume=True)
+
+
+def test_batches_must_divide_among_processes() -> None:
+    class Three:
+        num_processes, process_index = 3, 1
+
+    assert process_share(9, Three()) == slice(3, 6)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="multiple of the number of processes, got 8 and 3"):
+        process_share(8, Three())  # type: ignore[arg-type]

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
+
 from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.facts import fit_normalizer, training_facts
 from checkpoints_dataset.harvest import harvest
@@ -31,8 +33,11 @@ def tiny_config(output: Path, num_steps: int = 12) -> TrainConfig:
     )
 
 
-def train(config: TrainConfig, store: CheckpointStore, *, resume: bool = False, stop_at: int | None = None) -> object:
+def train(
+    config: TrainConfig, store: CheckpointStore, *, resume: bool = False, stop_at: int | None = None
+) -> ParameterUpdatePipeline:
     """Train; with `stop_at`, break off with KeyboardInterrupt before that step, as a kill would."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process, several trainings of other precision
     task = get_task("digits")
     sampler = PairSampler(store, config.metric, batch_size=config.pairs.batch_size, seed=config.seed)
 

@@ -1,0 +1,43 @@
+import dataclasses
+
+import pytest
+
+from g_pt.training.config import (
+    DiffusionConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PairConfig,
+    ProgressConfig,
+    TrainConfig,
+)
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value"),
+    [
+        (ModelConfig, "width", 0),
+        (DiffusionConfig, "num_inference_steps", 0),
+        (PairConfig, "batch_size", -4),
+        (PairConfig, "init_share", 7.0),
+        (PairConfig, "max_runs", 0),
+        (OptimizerConfig, "num_steps", 0),
+        (OptimizerConfig, "learning_rate", -1.0),
+        (OptimizerConfig, "ema_decay", 1.0),
+        (ProgressConfig, "num_prompts", 1),
+        (ProgressConfig, "keep_checkpoints", 0),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_by_name(section, setting, value):
+    with pytest.raises(ValueError, match=f"{setting} must .*, got {value}"):
+        section(**{setting: value})
+
+
+def test_every_setting_is_documented():
+    import inspect
+
+    for section in (TrainConfig, ModelConfig, DiffusionConfig, PairConfig, OptimizerConfig, ProgressConfig):
+        source = inspect.getsource(section)
+        for field in dataclasses.fields(section):
+            if field.name not in ("model", "diffusion", "pairs", "optimizer", "progress"):  # sections
+                after = source.partition(f"    {field.name}: ")[2].splitlines()[1]
+                assert after.strip().startswith('"""'), f"{section.__name__}.{field.name} has no docstring"
