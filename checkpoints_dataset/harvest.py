@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.format import DatasetHeader
 from checkpoints_dataset.optimizers import make_optimizer
 from checkpoints_dataset.writer import DatasetWriter
+from g_pt.seeds import keyed_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import TrainableTask
 
@@ -59,26 +59,15 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
             if progress is not None:
                 progress(len(runs) * config.num_steps)
             continue
-        generator = torch.Generator().manual_seed(shard_seed(config.seed, shard))
+        generator = keyed_generator(config.seed, shard)
         params, metrics = train_networks(task, config, steps, len(runs), generator, progress)
-        reasons = [rejection(run_params, config.max_abs_param) for run_params in params]
+        reasons = [rejection(checkpoints, config.max_abs_param) for checkpoints in params]
         kept = [i for i, reason in enumerate(reasons) if reason is None]
         rejected = {runs[i]: reason for i, reason in enumerate(reasons) if reason is not None}
-        writer.write_shard(
-            shard,
-            params[kept],
-            steps,
-            {name: values[kept] for name, values in metrics.items()},
-            {runs[i]: {} for i in kept},
-            left_out=rejected,
-        )
+        kept_metrics = {name: values[kept] for name, values in metrics.items()}
+        writer.write_shard(shard, params[kept], steps, kept_metrics, {runs[i]: {} for i in kept}, left_out=rejected)
         left_out |= rejected
     return left_out
-
-
-def shard_seed(seed: int, shard: int) -> int:
-    """A 63-bit seed that differs for every (seed, shard)."""
-    return int(np.random.SeedSequence([seed, shard]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def train_networks(

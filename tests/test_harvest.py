@@ -11,9 +11,10 @@ from dataset_fixtures import SMALL, copied_harvest, file_hashes, finished_harves
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.format import StoreError
-from checkpoints_dataset.harvest import harvest, mini_batches, rejection, shard_seed
+from checkpoints_dataset.harvest import harvest, mini_batches, rejection
 from checkpoints_dataset.store import CheckpointStore
 from g_pt import tensor_files
+from g_pt.seeds import keyed_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.digits import load_digits_splits
 
@@ -39,7 +40,7 @@ def interrupt_after(network_steps: int):
 def train_alone(config: HarvestConfig, shard: int, network: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Checkpoints, losses and errors of one network of a shard, trained with nn.Module and torch.optim."""
     task, splits = get_task(config.task), load_digits_splits()
-    generator = torch.Generator().manual_seed(shard_seed(config.seed, shard))
+    generator = keyed_generator(config.seed, shard)
     module = task.network()
     module.load_state_dict(task.layout.unflatten(task.init(config.runs_per_shard, generator)[network]))
     batches = mini_batches(len(splits["train"]), config.batch_size, generator)
@@ -220,7 +221,3 @@ def test_every_epoch_shows_every_example_at_most_once_in_a_new_order():
     epochs = [torch.cat([next(batches), next(batches)]) for _ in range(5)]
     assert all(len(set(e.tolist())) == 8 for e in epochs)
     assert len({tuple(e.tolist()) for e in epochs}) == 5
-
-
-def test_shard_seeds_differ():
-    assert len({shard_seed(seed, shard) for seed in range(50) for shard in range(50)}) == 2500

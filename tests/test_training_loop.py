@@ -8,7 +8,8 @@ from tiny_training import replace, tiny_config, tiny_store, train, weights
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.training.config import OptimizerConfig
-from g_pt.training.loop import draw_noise, learning_rate, make_optimizer, process_share
+from g_pt.training.loop import draw_noise, learning_rate
+from g_pt.training.setup import make_optimizer, process_share
 
 
 @pytest.fixture(scope="module")

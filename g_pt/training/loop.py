@@ -6,15 +6,12 @@ B = pairs of this process, P = parameters per network.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
@@ -26,13 +23,13 @@ from g_pt.diffusion import diffusion_loss, linear_alphas_cumprod
 from g_pt.normalization import ParameterNormalizer
 from g_pt.pairs import CheckpointPairs
 from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.schedulers import make_scheduler, noise_schedule
+from g_pt.seeds import keyed_generator
 from g_pt.tasks.base import Task
 from g_pt.training.checkpoints import TrainingCheckpoints
 from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.training.log import TrainingLog
 from g_pt.training.probe import PromptProbe
-from g_pt.transformer import ParameterTransformer
+from g_pt.training.setup import make_model, make_optimizer, make_pipeline, process_share, use_cpu_threads
 
 # keeps the noise of a step apart from whatever else is drawn from (seed, number)
 NOISE_STREAM = 1
@@ -121,43 +118,6 @@ def fit(
     return pipeline
 
 
-def make_model(config: TrainConfig, task: Task) -> ParameterTransformer:
-    """The untrained model; the same seed gives the same weights, and no global generator moves."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return ParameterTransformer(
-            layout=task.layout.to_json(),
-            permutations=task.permutations.to_json(),
-            metric=task.metric(config.metric).to_json(),
-            num_train_timesteps=config.diffusion.num_train_timesteps,
-            **asdict(config.model),
-        )
-
-
-def make_optimizer(model: nn.Module, options: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices only."""
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, options.beta2), fused=True)
-
-
-def make_pipeline(
-    config: TrainConfig, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: dict[str, Any]
-) -> ParameterUpdatePipeline:
-    """The pipeline that is saved, around the model in training."""
-    diffusion = config.diffusion
-    schedule = noise_schedule(diffusion.num_train_timesteps, diffusion.beta_start, diffusion.beta_end)
-    return ParameterUpdatePipeline(
-        transformer=model,
-        normalizer=normalizer,
-        scheduler=make_scheduler("ddim", schedule),
-        task=config.task,
-        num_inference_steps=diffusion.num_inference_steps,
-        training=facts,
-    )
-
-
 def save_whole(pipeline: ParameterUpdatePipeline, folder: Path) -> None:
     """Save a pipeline under a temporary name, then rename: a folder never mixes two models."""
     temporary = folder.with_name(folder.name + TEMPORARY)
@@ -176,32 +136,11 @@ def learning_rate(step: int, options: OptimizerConfig) -> float:
     return options.learning_rate * warmup * (floor + (1 - floor) * cosine)
 
 
-def use_cpu_threads(num_threads: int | None, accelerator: Accelerator) -> None:
-    """Share the cores among the processes; `accelerate launch` would leave one thread to each."""
-    if accelerator.device.type == "cpu":
-        torch.set_num_threads(num_threads or max(1, num_usable_cores() // accelerator.num_processes))
-
-
-def num_usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def process_share(batch_size: int, accelerator: Accelerator) -> slice:
-    """Rows of the global batch that belong to this process."""
-    num = accelerator.num_processes
-    if batch_size % num:
-        raise ValueError(f"batch_size must be a multiple of the number of processes, got {batch_size} and {num}")
-    size = batch_size // num
-    return slice(accelerator.process_index * size, (accelerator.process_index + 1) * size)
-
-
 def draw_noise(
     config: TrainConfig, step: int, share: slice, num_params: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Diffusion times (B,) and noise (B, P) of a step; drawn for the global batch, so that any split agrees."""
-    seed = int(np.random.SeedSequence([config.seed, step, NOISE_STREAM]).generate_state(1, np.uint64)[0] >> 1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = keyed_generator(config.seed, step, NOISE_STREAM)
     size = config.pairs.batch_size
     timesteps = torch.randint(config.diffusion.num_train_timesteps, (size,), generator=generator)
     noise = torch.randn(size, num_params, generator=generator)

@@ -1,0 +1,75 @@
+"""What a training run is put together from: model, optimizer, pipeline, and its share of the machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from g_pt.normalization import ParameterNormalizer
+from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.schedulers import make_scheduler, noise_schedule
+from g_pt.tasks.base import Task
+from g_pt.training.config import OptimizerConfig, TrainConfig
+from g_pt.transformer import ParameterTransformer
+
+
+def make_model(config: TrainConfig, task: Task) -> ParameterTransformer:
+    """The untrained model; the same seed gives the same weights, and no global generator moves."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return ParameterTransformer(
+            layout=task.layout.to_json(),
+            permutations=task.permutations.to_json(),
+            metric=task.metric(config.metric).to_json(),
+            num_train_timesteps=config.diffusion.num_train_timesteps,
+            **asdict(config.model),
+        )
+
+
+def make_optimizer(model: nn.Module, options: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices only."""
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, options.beta2), fused=True)
+
+
+def make_pipeline(
+    config: TrainConfig, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: dict[str, Any]
+) -> ParameterUpdatePipeline:
+    """The pipeline that is saved, around the model in training."""
+    diffusion = config.diffusion
+    schedule = noise_schedule(diffusion.num_train_timesteps, diffusion.beta_start, diffusion.beta_end)
+    return ParameterUpdatePipeline(
+        transformer=model,
+        normalizer=normalizer,
+        scheduler=make_scheduler("ddim", schedule),
+        task=config.task,
+        num_inference_steps=diffusion.num_inference_steps,
+        training=facts,
+    )
+
+
+def use_cpu_threads(num_threads: int | None, accelerator: Accelerator) -> None:
+    """Share the cores among the processes; `accelerate launch` would leave one thread to each."""
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(num_threads or max(1, num_usable_cores() // accelerator.num_processes))
+
+
+def num_usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def process_share(batch_size: int, accelerator: Accelerator) -> slice:
+    """Rows of the global batch that belong to this process."""
+    num = accelerator.num_processes
+    if batch_size % num:
+        raise ValueError(f"batch_size must be a multiple of the number of processes, got {batch_size} and {num}")
+    size = batch_size // num
+    return slice(accelerator.process_index * size, (accelerator.process_index + 1) * size)

@@ -1,0 +1,51 @@
+"""What README and docs say can be run, runs; what they point to, exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_training import tiny_store
+
+from g_pt.tasks import registry
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    if "runs/digits/checkpoints" in block:
+        tiny_store(tmp_path / "runs" / "digits" / "checkpoints")
+    exec(compile(block, "documentation", "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    links = [page.parent / target for target in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
+    paths = [
+        ROOT / path
+        for path in re.findall(r"`((?:g_pt|checkpoints_dataset|train|benchmarks|tests|docs)/[\w./-]+)`", text)
+    ]
+    missing = [str(path) for path in links + paths if not path.exists()]
+    assert not missing
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    for page in PAGES:
+        assert "@@" not in page.read_text(), page.name
+
+
+def test_presets_that_are_named_exist() -> None:
+    presets = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "train" / "presets").glob("*.yaml")}
+    named = {name for page in PAGES for name in re.findall(r"--preset ([\w-]+)", page.read_text())}
+    assert named
+    assert named <= set(presets)
