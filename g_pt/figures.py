@@ -66,7 +66,7 @@ def save_prompt_curve(
             axis.axhline(value, color=color, lw=1, ls=":", label=f"{name}: {value:.3g}")
     axis.set(xlabel=f"prompted {metric} ({unit})", ylabel=f"achieved {metric} ({unit}), test split")
     axis.set_title(f"prompt alignment {alignment:.3f}", fontsize=11)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.06))
     save_figure(figure, path)
 
 
@@ -79,13 +79,13 @@ def save_training_curve(lines: list[dict[str, Any]], path: Path) -> None:
     left.plot(steps, values, color=BLUE, alpha=0.25, lw=0.8)
     if window := len(values) // 20:
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-        left.plot(steps[window - 1 :], smooth, color=BLUE)
+        left.plot(steps[window // 2 :][: len(smooth)], smooth, color=BLUE)
     left.set(xlabel="step", ylabel="denoising error", yscale="log")
     for k, prompt in enumerate(evaluations[-1]["prompts"] if evaluations else []):
         color = f"C{k}"
         right.plot([e["step"] for e in evaluations], [e["achieved"][k] for e in evaluations], "o-", ms=3, color=color)
         right.axhline(prompt, color=color, ls=":", lw=1)
-    right.set(xlabel="step", ylabel="achieved on held-out inits (dotted: prompted)")
+    right.set(xlabel="step", ylabel="achieved (dotted: prompted)")
     if evaluations:
         right.set_title(f"alignment {evaluations[-1]['alignment']:.3f}", fontsize=11)
     save_figure(figure, path)
