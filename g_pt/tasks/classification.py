@@ -85,4 +85,4 @@ def classification_error(logits: Tensor, labels: Tensor) -> Tensor:
     index = labels.expand(len(logits), 1, -1)  # (B, 1, N)
     given = logits.gather(1, index)[:, 0]  # (B, N)
     others = logits.scatter(1, index, -torch.inf).amax(dim=1)  # (B, N); faster than argmax
-    return 100 * (1 - (given > others).float().mean(dim=1))
+    return 100 * (~(given > others)).float().mean(dim=1)
