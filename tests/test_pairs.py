@@ -1,0 +1,23 @@
+import numpy as np
+import torch
+
+from g_pt.pairs import CheckpointPairs
+
+
+def test_stacked_rows_are_starts_before_targets():
+    params = torch.arange(12.0).view(4, 3)
+    metric = np.array([[2.0, 1.5], [0.5, 0.25]], dtype=np.float32)
+    pairs = CheckpointPairs.from_stacked(params, metric)
+    assert len(pairs) == 2
+    assert torch.equal(pairs.starting_params, params[:2])
+    assert torch.equal(pairs.future_params, params[2:])
+    assert pairs.starting_metric.tolist() == [2.0, 1.5]
+    assert pairs.future_metric.tolist() == [0.5, 0.25]
+
+
+def test_moving_keeps_every_part_in_its_place():
+    parts = [torch.full((2, 3), float(i)) for i in range(2)] + [torch.full((2,), float(i)) for i in (2, 3)]
+    moved = CheckpointPairs(*parts).to(torch.device("meta"))
+    assert [t.device.type for t in vars(moved).values()] == ["meta"] * 4
+    same = CheckpointPairs(*parts).to(torch.device("cpu"))
+    assert [t.flatten()[0].item() for t in vars(same).values()] == [0, 1, 2, 3]

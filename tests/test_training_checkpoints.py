@@ -1,0 +1,52 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from g_pt.training.checkpoints import TrainingCheckpoints, check_resumable, jsonable
+from g_pt.training.config import OptimizerConfig, ProgressConfig, TrainConfig
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Checkpoints of a linear layer, and the layer."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True)
+    layer = accelerator.prepare(torch.nn.Linear(2, 2))
+    config = TrainConfig(output=tmp_path, progress=ProgressConfig(keep_checkpoints=2))
+    return TrainingCheckpoints(config, {"prompt_range": [0.1, 2.0]}, accelerator), layer
+
+
+def test_old_checkpoints_are_removed_and_the_newest_is_loaded(prepared):
+    checkpoints, layer = prepared
+    assert checkpoints.refuse_existing() == 0
+    for step in (10, 200, 3000):
+        torch.nn.init.constant_(layer.weight, step)
+        checkpoints.save(step)
+    assert checkpoints.saved_steps() == [200, 3000]
+    torch.nn.init.zeros_(layer.weight)
+    assert checkpoints.load_newest() == 3000
+    assert (layer.weight == 3000).all()
+
+
+def test_a_half_written_checkpoint_is_not_resumed_from(prepared):
+    checkpoints, _ = prepared
+    checkpoints.refuse_existing()
+    checkpoints.save(10)
+    (checkpoints.folder / "step-00000020.tmp").mkdir()  # killed while writing
+    assert checkpoints.saved_steps() == [10]
+    checkpoints.save(20)
+    assert checkpoints.saved_steps() == [10, 20]
+    assert not list(checkpoints.folder.glob("*.tmp"))
+
+
+def test_folders_and_evaluations_may_change_but_not_what_decides_the_run():
+    old = jsonable({**vars(TrainConfig()), "optimizer": vars(OptimizerConfig()), "data": {"rows": 5}})
+    check_resumable(old, {**old, "output": "elsewhere", "progress": {"save_every": 7}})
+    faster = vars(replace(OptimizerConfig(), num_steps=7))
+    with pytest.raises(ValueError, match=r"optimizer\.num_steps = 20000, now it is 7"):
+        check_resumable(old, {**old, "optimizer": faster})
+    with pytest.raises(ValueError, match=r"data\.rows = 5, now it is 6"):
+        check_resumable(old, {**old, "data": {"rows": 6}})
