@@ -45,6 +45,9 @@ NUMPY_DTYPES = {
 }
 
 
+REPAIR = "; delete the shard's .json and run the same gpt-harvest again to make the shard anew"
+
+
 class CheckpointStore:
     """A finished checkpoint dataset.
 
@@ -174,9 +177,11 @@ def check_file(path: Path, expected: dict[str, Any], *, verify: bool) -> None:
     if not path.is_file():
         raise StoreError(f"{path} is missing")
     if path.stat().st_size != expected["bytes"]:
-        raise StoreError(f"{path} must have {expected['bytes']} bytes, got {path.stat().st_size}: truncated or altered")
+        raise StoreError(
+            f"{path} must have {expected['bytes']} bytes, got {path.stat().st_size}: truncated or altered{REPAIR}"
+        )
     if verify and fingerprint(path)["sha256"] != expected["sha256"]:
-        raise StoreError(f"{path} does not have the checksum it was written with: altered or damaged")
+        raise StoreError(f"{path} does not have the checksum it was written with: altered or damaged{REPAIR}")
 
 
 def check_records(path: Path, records: list[RunRecord], table: pa.Table) -> None:

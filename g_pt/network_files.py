@@ -31,10 +31,14 @@ def read_network(path: Path, layout: ParameterLayout) -> Tensor:
         layout.check(tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    dense = {}
     for name in layout.names:
-        if not tensors[name].isfinite().all():
+        if tensors[name].layout != torch.strided or tensors[name].is_meta:
+            raise ValueError(f"{path}: tensor {name!r} must be dense, with values")
+        dense[name] = tensors[name].float()
+        if not dense[name].isfinite().all():
             raise ValueError(f"{path}: tensor {name!r} holds NaN or infinity; an update needs finite parameters")
-    return layout.flatten({name: tensors[name].float() for name in layout.names})
+    return layout.flatten(dense)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -51,8 +55,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damaged bytes lead to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read as tensors without running code: {reason}") from error
+        raise ValueError(
+            f"{path} cannot be read as tensors without running code ({type(error).__name__}): damaged, or more than "
+            "tensors; write it with torch.save(module.state_dict(), ...)"
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} must hold a state dict (names to tensors), as torch.save(module.state_dict(), ...)")
     return content

@@ -108,6 +108,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """
         options = ("revision", "token", "cache_dir", "local_files_only", "force_download")
         folder = resolve_model(name, **{key: kwargs.pop(key, None) for key in options})
+        kwargs.setdefault("use_safetensors", True)  # never fall back to a pickle
         try:
             pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
         except Exception as error:
@@ -177,7 +178,9 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             x_t = self.scheduler.step(x_0, t, x_t, **noise).prev_sample  # (B, P)
         updated = self.normalizer.unnormalize(x_t.float())
         if not updated.isfinite().all():
-            raise ValueError("sampling gave parameters that are not finite; use another scheduler or number of steps")
+            raise ValueError(
+                "sampled parameters are not finite: damaged weights, or a scheduler that needs other steps"
+            )
         return ParameterUpdateOutput(params=updated, starting_metric=starting_metric)
 
     def _check_params(self, params: Tensor) -> None:

@@ -37,6 +37,8 @@ def test_it_prints_draws_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (["--model", "nowhere"], "digits-loss"),
         (["--networks", "1"], "at least 2 networks"),
+        (["--figure", "curve.svg"], "--figure must end in .png"),
+        (["--json", "."], "is a folder"),
         (["--prompts", "many"], "--prompts"),
     ],
 )

@@ -35,7 +35,8 @@ def test_the_command_makes_the_bytes_of_the_library_and_prints_what_it_kept(tmp_
 
 def test_left_out_runs_are_counted_with_their_reason(tmp_path):
     result = run_command(*TINY, "--max-abs-param", "0.01", "--out", str(tmp_path / "made"))
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1, "a dataset without runs is of no use"
+    assert "all 4 runs were left out" in result.stderr
     assert "0 checkpoints of 0 runs, 4 runs left out" in result.stderr
     assert len(re.findall(r"left out: run \d, largest \|parameter\| 0\.\d+ above 0\.01", result.stderr)) == 4
 

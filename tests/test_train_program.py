@@ -111,3 +111,16 @@ def test_processes_that_do_not_know_each_other_are_refused(settings: Path) -> No
     )
     assert done.returncode == 1
     assert "2 processes were launched, but Accelerate joins 1" in done.stderr
+
+
+def test_a_dataset_made_otherwise_is_used_with_a_warning_and_other_folders_stay(settings: Path) -> None:
+    (settings.parent / "mine").mkdir()
+    (settings.parent / "mine" / "thesis.tex").touch()
+    refused = run("--config", settings, "--pipeline", settings.parent / "mine")
+    assert refused.returncode == 1
+    assert "neither empty nor a saved pipeline" in refused.stderr
+    assert not (settings.parent / "data").exists(), "refused before anything was made"
+    assert run("--config", settings).returncode == 0
+    warned = run("--config", settings, "--output", settings.parent / "other", "--harvest.num-runs", "5000")
+    assert warned.returncode == 0, warned.stderr
+    assert "data was made with num_runs = 40, not 5000" in warned.stderr

@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from g_pt.training.checkpoints import TrainingCheckpoints, check_resumable, jsonable
+from g_pt.training.checkpoints import TrainingCheckpoints, check_replaceable, check_resumable, jsonable
 from g_pt.training.config import OptimizerConfig, ProgressConfig, TrainConfig
 
 
@@ -21,19 +21,19 @@ def prepared(tmp_path):
 
 def test_old_checkpoints_are_removed_and_the_newest_is_loaded(prepared):
     checkpoints, layer = prepared
-    assert checkpoints.refuse_existing() == 0
+    assert checkpoints.start(resume=False) == 0
     for step in (10, 200, 3000):
         torch.nn.init.constant_(layer.weight, step)
         checkpoints.save(step)
     assert checkpoints.saved_steps() == [200, 3000]
     torch.nn.init.zeros_(layer.weight)
-    assert checkpoints.load_newest() == 3000
+    assert checkpoints.start(resume=True) == 3000
     assert (layer.weight == 3000).all()
 
 
 def test_a_half_written_checkpoint_is_not_resumed_from(prepared):
     checkpoints, _ = prepared
-    checkpoints.refuse_existing()
+    checkpoints.start(resume=False)
     checkpoints.save(10)
     (checkpoints.folder / "step-00000020.tmp").mkdir()  # killed while writing
     assert checkpoints.saved_steps() == [10]
@@ -50,3 +50,40 @@ def test_folders_and_evaluations_may_change_but_not_what_decides_the_run():
         check_resumable(old, {**old, "optimizer": faster})
     with pytest.raises(ValueError, match=r"data\.rows = 5, now it is 6"):
         check_resumable(old, {**old, "data": {"rows": 6}})
+
+
+def test_a_run_killed_before_its_first_checkpoint_resumes_from_the_beginning(prepared):
+    checkpoints, _ = prepared
+    checkpoints.start(resume=False)
+    assert checkpoints.start(resume=True) == 0
+    assert checkpoints.start(resume=False) == 0
+
+
+def test_a_damaged_checkpoint_is_named(prepared):
+    checkpoints, _ = prepared
+    checkpoints.start(resume=False)
+    checkpoints.save(10)
+    file = checkpoints.path(10) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"step-00000010 cannot be loaded .*delete this folder"):
+        checkpoints.start(resume=True)
+
+
+@pytest.mark.parametrize("left", ["checkpoints", "pipeline", "log.jsonl"])
+def test_an_earlier_run_is_not_overwritten(prepared, tmp_path, left):
+    (tmp_path / left).mkdir()
+    with pytest.raises(FileExistsError, match="--resume"):
+        prepared[0].start(resume=False)
+
+
+def test_only_pipelines_and_empty_folders_are_replaced(tmp_path):
+    check_replaceable(tmp_path / "new")
+    check_replaceable(tmp_path)
+    (tmp_path / "model_index.json").touch()
+    check_replaceable(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    for wrong in (tmp_path / "mine", tmp_path / "model_index.json", type(tmp_path)(".")):
+        with pytest.raises(FileExistsError):
+            check_replaceable(wrong)
+    assert (tmp_path / "mine" / "thesis.tex").exists()

@@ -16,6 +16,9 @@ from g_pt.training.config import (
     ("section", "setting", "value"),
     [
         (ModelConfig, "width", 0),
+        (ModelConfig, "num_heads", 3),
+        (DiffusionConfig, "num_inference_steps", 5000),
+        (OptimizerConfig, "learning_rate", float("nan")),
         (DiffusionConfig, "num_inference_steps", 0),
         (PairConfig, "batch_size", -4),
         (PairConfig, "init_share", 7.0),

@@ -89,7 +89,7 @@ def test_resuming_with_other_settings_is_refused(store: CheckpointStore, uninter
 
 
 def test_resuming_nothing_is_refused(store: CheckpointStore, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
+    with pytest.raises(FileNotFoundError, match="holds no run to resume"):
         train(tiny_config(tmp_path), store, resume=True)
 
 
@@ -139,6 +139,7 @@ def test_the_returned_pipeline_samples_like_the_saved_one_after_bf16_training(
 def test_a_pipeline_folder_is_replaced_whole(store: CheckpointStore, uninterrupted: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(tmp_path / "out", num_steps=2), pipeline=tmp_path / "bundled")
     (tmp_path / "bundled").mkdir()
+    (tmp_path / "bundled" / "model_index.json").touch()
     (tmp_path / "bundled" / "of_an_older_model.json").touch()
     train(config, store)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundled", "out"]

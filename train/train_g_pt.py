@@ -4,7 +4,8 @@
     accelerate launch train/train_g_pt.py --preset digits --optimizer.num-steps 500 --output runs/short
     accelerate launch train/train_g_pt.py --preset digits --resume
 
-Every value of a preset is a flag; --config FILE.yaml takes settings from a file of your own.
+--preset NAME takes a file of train/presets (digits, digits-error), --config FILE.yaml one of your own; every value
+of it is a flag.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from checkpoints_dataset.config import HarvestConfig
 from g_pt.commands.terminal import exit_on_user_error
@@ -54,19 +56,25 @@ def run(program: Program) -> None:
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.commands.harvest import harvest_with_progress
     from g_pt.tasks import get_task
+    from g_pt.training.checkpoints import check_output, check_replaceable
     from g_pt.training.loop import fit
 
     task = get_task(program.task)
+    check_output(program, resume=program.resume)
+    check_replaceable(program.pipeline_folder)
     metric = task.metric(program.metric).name
     # the other processes wait for the whole harvest
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     accelerator = Accelerator(mixed_precision=program.optimizer.mixed_precision, kwargs_handlers=[patience])
     check_processes(accelerator.num_processes)
+    harvest = dataclasses.replace(program.harvest, task=program.task)
     if accelerator.is_main_process and not is_finished(program.dataset):
-        harvest_with_progress(dataclasses.replace(program.harvest, task=program.task), program.dataset)
+        harvest_with_progress(harvest, program.dataset)
     accelerator.wait_for_everyone()
     store = CheckpointStore(program.dataset)
     store.check_task(task)
+    if accelerator.is_main_process:
+        warn_of_other_data(store.header.source, dataclasses.asdict(harvest), program.dataset)
     pairs = PairSampler(
         store,
         metric,
@@ -89,6 +97,13 @@ def run(program: Program) -> None:
         resume=program.resume,
     )
     accelerator.print(f"saved {config.pipeline_folder}")
+
+
+def warn_of_other_data(source: dict[str, Any], harvest: dict[str, Any], dataset: Path) -> None:
+    """Say so where a finished dataset was not made by the settings of this run: it is used as it is."""
+    others = {key: (source[key], value) for key, value in harvest.items() if key in source and source[key] != value}
+    for key, (made, asked) in others.items():
+        print(f"train_g_pt.py: warning: {dataset} was made with {key} = {made!r}, not {asked!r}", file=sys.stderr)
 
 
 def check_processes(num_processes: int) -> None:

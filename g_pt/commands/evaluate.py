@@ -3,7 +3,7 @@
 Examples:
     gpt-evaluate
     gpt-evaluate --model runs/digits/loss/pipeline --networks 64 --json report.json
-    gpt-evaluate --model digits-error --num-inference-steps 5 --figure error.png
+    gpt-evaluate --model digits-error --figure error.png
 
 Networks are fresh inits; achieved metrics are those of the test split, with 95 % bootstrap intervals over networks.
 """
@@ -40,7 +40,15 @@ class Arguments:
     json: Path | None = None
     """Where to write the report as JSON."""
     figure: Path = Path("prompt_curve.png")
-    """Where to draw prompted against achieved."""
+    """Where to draw prompted against achieved (.png)."""
+
+    def check(self) -> None:
+        """Refuse outputs that could not be written after all the work."""
+        if self.figure.suffix != ".png":
+            raise ValueError(f"--figure must end in .png, got {self.figure}")
+        for path in (self.figure, self.json):
+            if path is not None and path.is_dir():
+                raise ValueError(f"{path} is a folder; name a file in it")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     with exit_on_user_error("gpt-evaluate"):
         parsed = tyro.cli(Arguments, args=arguments, prog="gpt-evaluate", description=(__doc__ or "").strip())
         show_warnings("gpt-evaluate")
+        parsed.check()
         run(parsed)
 
 

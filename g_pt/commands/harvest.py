@@ -45,10 +45,12 @@ def harvest_with_progress(config: HarvestConfig, folder: Path) -> None:
     total = config.num_runs * config.num_steps
     with tqdm(total=total, desc="harvesting", unit="step", unit_scale=True, disable=None) as bar:
         harvest(config, folder, progress=bar.update)
-    store = CheckpointStore(folder, verify=False)
+    store = CheckpointStore(folder)
     print(
         f"{folder}: {len(store)} checkpoints of {len(store.runs)} runs, {len(store.left_out)} runs left out",
         file=sys.stderr,
     )
     for run, reason in list(store.left_out.items())[:5]:
         print(f"  left out: run {run}, {reason}", file=sys.stderr)
+    if not store.runs:
+        raise ValueError(f"all {len(store.left_out)} runs were left out; lower the learning rate, or see above")

@@ -120,7 +120,7 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
         {"starting": a, "achieved": b, "file": str(file)} for a, b, file in zip(before, after, files, strict=True)
     ]
     return {
-        "model": arguments.model or f"{task.name}-{metric}",
+        "model": f"{task.name}-{metric}" if arguments.model is None else arguments.model,
         "task": task.name,
         "metric": metric,
         "prompt": prompt,
@@ -139,7 +139,7 @@ def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
 
     if arguments.model is None:
         get_task(arguments.task).metric(metric)  # refuse what does not exist before anything is loaded
-    name = arguments.model or f"{arguments.task}-{metric}"
+    name = f"{arguments.task}-{metric}" if arguments.model is None else arguments.model
     if arguments.model is None and name not in bundled_models():
         raise ValueError(
             f"no model is bundled for task {arguments.task!r} and {metric}; bundled are {bundled_models()}"

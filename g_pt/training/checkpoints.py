@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from g_pt.atomic_files import TEMPORARY, read_json, write_json
 from g_pt.training.config import TrainConfig
+from g_pt.training.log import LOG_FILE
 
 CONFIG_FILE = "train_config.json"
 
@@ -34,29 +35,36 @@ class TrainingCheckpoints:
         """Folder of the checkpoint of a step."""
         return self.folder / f"step-{step:08d}"
 
-    def refuse_existing(self) -> int:
-        """Start at step 0 in an output folder without an earlier run."""
-        if self.saved_steps():
-            raise FileExistsError(
-                f"{self.config.output} holds a training run (step {self.saved_steps()[-1]}): continue it with "
-                "--resume, or name another --output"
-            )
+    def start(self, *, resume: bool) -> int:
+        """Begin or continue the run of the output folder; returns the number of steps done.
+
+        A run that was killed before its first checkpoint is resumed from step 0.
+
+        Raises:
+            OSError: there is a run and it is not to be resumed, or there is none to resume.
+            ValueError: the run was made with other settings, or its newest checkpoint is damaged.
+        """
+        check_output(self.config, resume=resume)
+        if resume:
+            check_resumable(read_json(self.config.output / CONFIG_FILE), self.settings)
+            return self.load_newest()
         if self.accelerator.is_main_process:
             write_json(self.config.output / CONFIG_FILE, self.settings)
         return 0
 
     def load_newest(self) -> int:
-        """Restore the newest checkpoint into what the accelerator prepared; returns its step.
-
-        Raises:
-            FileNotFoundError: there is none.
-            ValueError: it was made with other settings.
-        """
+        """Restore the newest checkpoint, if any, into what the accelerator prepared; returns its step."""
         steps = self.saved_steps()
         if not steps:
-            raise FileNotFoundError(f"{self.folder} holds no checkpoint to resume from; start without --resume")
-        check_resumable(read_json(self.config.output / CONFIG_FILE), self.settings)
-        self.accelerator.load_state(str(self.path(steps[-1])))
+            return 0
+        newest = self.path(steps[-1])
+        try:
+            self.accelerator.load_state(str(newest))
+        except Exception as error:  # accelerate, torch and safetensors each raise their own
+            raise ValueError(
+                f"{newest} cannot be loaded ({type(error).__name__}): damaged; delete this folder to resume from the "
+                "checkpoint before it"
+            ) from error
         return steps[-1]
 
     def save(self, step: int) -> None:
@@ -73,6 +81,26 @@ class TrainingCheckpoints:
             for old in self.saved_steps()[: -self.config.progress.keep_checkpoints]:
                 shutil.rmtree(self.path(old))
         self.accelerator.wait_for_everyone()
+
+
+def check_output(config: TrainConfig, *, resume: bool) -> None:
+    """Refuse to start over an earlier run, and to resume where there is none."""
+    has_run = (config.output / CONFIG_FILE).is_file()
+    has_results = any((config.output / name).exists() for name in ("checkpoints", "pipeline", LOG_FILE))
+    if resume and not has_run:
+        raise FileNotFoundError(f"{config.output} holds no run to resume; start without --resume")
+    if not resume and has_results:
+        raise FileExistsError(
+            f"{config.output} holds a training run: continue it with --resume, or name another --output"
+        )
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace anything but an older pipeline or an empty folder."""
+    if not folder.name or (folder.exists() and not folder.is_dir()):
+        raise FileExistsError(f"the pipeline needs a folder of its own, got {str(folder)!r}")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model_index.json").is_file():
+        raise FileExistsError(f"{folder} is neither empty nor a saved pipeline: it will not be replaced; name another")
 
 
 def jsonable(value: Any) -> Any:

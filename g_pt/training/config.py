@@ -11,7 +11,7 @@ def check_at_least(config: Any, **lowest: float) -> None:
     """Refuse values below their lowest."""
     for name, low in lowest.items():
         value = getattr(config, name)
-        if value is not None and value < low:
+        if value is not None and not value >= low:  # NaN is not
             raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
@@ -34,6 +34,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, width=1, num_layers=1, num_heads=1, num_frequencies=1)
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads must divide width, got {self.num_heads} and {self.width}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, num_train_timesteps=1, num_inference_steps=1)
+        if self.num_inference_steps > self.num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps must be at most num_train_timesteps = {self.num_train_timesteps}, "
+                f"got {self.num_inference_steps}"
+            )
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"betas must rise within (0, 1), got {self.beta_start} to {self.beta_end}")
 
 
 @dataclass(frozen=True)

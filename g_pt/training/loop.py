@@ -25,7 +25,7 @@ from g_pt.pairs import CheckpointPairs
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.seeds import keyed_generator
 from g_pt.tasks.base import Task
-from g_pt.training.checkpoints import TrainingCheckpoints
+from g_pt.training.checkpoints import TrainingCheckpoints, check_replaceable
 from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.training.log import TrainingLog
 from g_pt.training.probe import PromptProbe
@@ -63,6 +63,7 @@ def fit(
         The pipeline with the averaged weights, in evaluation mode.
     """
     options = config.optimizer
+    check_replaceable(config.pipeline_folder)
     accelerator = accelerator or Accelerator(mixed_precision=options.mixed_precision)
     use_cpu_threads(options.cpu_threads, accelerator)
     share = process_share(config.pairs.batch_size, accelerator)
@@ -72,7 +73,7 @@ def fit(
     normalizer.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
     checkpoints = TrainingCheckpoints(config, training_facts, accelerator)
-    first_step = checkpoints.load_newest() if resume else checkpoints.refuse_existing()
+    first_step = checkpoints.start(resume=resume)
     ema.to(accelerator.device)  # after loading, which leaves it on the CPU
     log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process)
     pipeline = make_pipeline(config, model, normalizer, training_facts)
@@ -120,6 +121,7 @@ def fit(
 
 def save_whole(pipeline: ParameterUpdatePipeline, folder: Path) -> None:
     """Save a pipeline under a temporary name, then rename: a folder never mixes two models."""
+    check_replaceable(folder)
     temporary = folder.with_name(folder.name + TEMPORARY)
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary)
