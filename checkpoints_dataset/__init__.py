@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from g_pt.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from checkpoints_dataset.config import HarvestConfig as HarvestConfig
@@ -18,9 +19,4 @@ _HOMES = {
     "PairSampler": "checkpoints_dataset.pair_sampler",
 }
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'checkpoints_dataset' has no attribute {name!r}; it has {sorted(_HOMES)}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)

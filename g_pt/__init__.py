@@ -5,8 +5,9 @@ Names are imported when they are first used, so that `import g_pt` is fast and n
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from g_pt.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from g_pt.metrics import Metric as Metric
@@ -33,12 +34,7 @@ _HOMES = {
     "register_task": "g_pt.tasks",
 }
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'g_pt' has no attribute {name!r}; it has {sorted(_HOMES)}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -69,6 +69,10 @@ class Arguments:
             )
         return next(iter(given.items()))
 
+    def model_name(self, metric: str) -> str:
+        """The model asked for, or the bundled one of the task and metric."""
+        return f"{self.task}-{metric}" if self.model is None else self.model
+
     def check(self) -> None:
         """Refuse counts below 1 and outputs that are not safetensors."""
         for name in ("num_samples", "recursive", "num_inference_steps"):
@@ -104,9 +108,8 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
     pipeline = load_pipeline(arguments, metric)
     task = pipeline.task
     generator = torch.Generator().manual_seed(arguments.seed)
-    start = (
-        task.init(1, generator)[0] if arguments.start is None else read_network(arguments.start, task.layout)
-    )  # (P,)
+    given = arguments.start
+    start = task.init(1, generator)[0] if given is None else read_network(given, task.layout)  # (P,)
     starts = start.expand(arguments.num_samples, -1)  # (samples, P)
     num_steps = arguments.num_inference_steps or pipeline.config.num_inference_steps
     updated = prompt_recursively(
@@ -120,7 +123,7 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
         {"starting": a, "achieved": b, "file": str(file)} for a, b, file in zip(before, after, files, strict=True)
     ]
     return {
-        "model": f"{task.name}-{metric}" if arguments.model is None else arguments.model,
+        "model": arguments.model_name(metric),
         "task": task.name,
         "metric": metric,
         "prompt": prompt,
@@ -137,13 +140,13 @@ def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     from g_pt.pipeline import ParameterUpdatePipeline
     from g_pt.tasks import get_task
 
-    if arguments.model is None:
-        get_task(arguments.task).metric(metric)  # refuse what does not exist before anything is loaded
-    name = f"{arguments.task}-{metric}" if arguments.model is None else arguments.model
-    if arguments.model is None and name not in bundled_models():
-        raise ValueError(
-            f"no model is bundled for task {arguments.task!r} and {metric}; bundled are {bundled_models()}"
-        )
+    name = arguments.model_name(metric)
+    if arguments.model is None:  # refuse what does not exist before anything is loaded
+        get_task(arguments.task).metric(metric)
+        if name not in bundled_models():
+            raise ValueError(
+                f"no model is bundled for task {arguments.task!r} and {metric}; bundled are {bundled_models()}"
+            )
     hide_bars_in_pipes()
     pipeline = ParameterUpdatePipeline.from_pretrained(name)
     if pipeline.metric.name != metric:

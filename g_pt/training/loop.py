@@ -85,8 +85,9 @@ def fit(
     for step in range(first_step, options.num_steps):
         batch = pairs(step, share).to(accelerator.device)
         timesteps, noise = draw_noise(config, step, share, task.layout.num_params, accelerator.device)
+        rate = learning_rate(step, options)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options)
+            group["lr"] = rate
         with accelerator.autocast():
             loss = diffusion_loss(
                 wrapped, normalizer, batch, timesteps, noise, alphas_cumprod, config.diffusion.weighting
@@ -98,7 +99,7 @@ def fit(
         ema.step(model.parameters())
         done = step + 1
         mean_loss = float(accelerator.reduce(loss.detach(), "mean"))
-        log.step(done, mean_loss, float(grad_norm), learning_rate(step, options))
+        log.step(done, mean_loss, float(grad_norm), rate)
         smooth_loss = mean_loss if smooth_loss is None else 0.98 * smooth_loss + 0.02 * mean_loss
         bar.update()
         bar.set_postfix_str(f"loss {smooth_loss:.4f}", refresh=False)
