@@ -1,4 +1,4 @@
-"""Task `digits`: scikit-learn's 8x8 handwritten digits, classified by an MLP 64-16-10.
+"""Tasks on scikit-learn's 8x8 handwritten digits, which need no download.
 
 1,797 examples in a stratified split that is fixed for good: 1,197 train, 300 validation, 300 test.
 Inputs are pixel / 16, standardised with the train split's one mean and standard deviation.
@@ -6,48 +6,36 @@ Inputs are pixel / 16, standardised with the train split's one mean and standard
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
 
-from g_pt.permutations import PermutationSpec
 from g_pt.tasks.base import Split
-from g_pt.tasks.classification import ClassificationTask, LabelledExamples
-from g_pt.tasks.mlp import mlp, mlp_forward, mlp_init
+from g_pt.tasks.classification import LabelledExamples
+from g_pt.tasks.mlp import MLPTask
 
-WIDTHS = (64, 16, 10)
 NUM_VALIDATION = NUM_TEST = 300
 SPLIT_SEED = 0
 
 
-class Digits(ClassificationTask):
+class Digits(MLPTask):
     """Networks 64-16-10 with 1,210 parameters."""
 
     name = "digits"
-
-    def network(self) -> nn.Sequential:
-        """A fresh `fc1`, ReLU, `fc2`."""
-        return mlp(WIDTHS)
-
-    @cached_property
-    def permutations(self) -> PermutationSpec:
-        """The 16 hidden units can be reordered."""
-        return PermutationSpec.from_module(self.network(), input_shape=(WIDTHS[0],))
-
-    def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
-        """PyTorch's default initialisation."""
-        return mlp_init(self.layout, num_networks, generator)
-
-    def forward(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Logits (B, 10, N)."""
-        return mlp_forward(tensors, inputs)
+    widths: ClassVar[tuple[int, ...]] = (64, 16, 10)
 
     @cached_property
     def splits(self) -> dict[Split, LabelledExamples]:  # type: ignore[override]
         """The three parts of the data."""
         return load_digits_splits()
+
+
+class DigitsDeep(Digits):
+    """Networks 64-16-16-10 with 1,482 parameters: two hidden layers."""
+
+    name = "digits-deep"
+    widths = (64, 16, 16, 10)
 
 
 def load_digits_splits() -> dict[Split, LabelledExamples]:

@@ -1,6 +1,6 @@
 """Multi-layer perceptrons, one at a time as a module and many at a time as one tensor program.
 
-B = networks, N = inputs, I / H = width of a layer's input / output.
+B = networks, N = inputs, I / H = width of a layer's input / output, C = classes.
 """
 
 from __future__ import annotations
@@ -8,12 +8,39 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from g_pt.parameters import ParameterLayout
+from g_pt.permutations import PermutationSpec
+from g_pt.tasks.classification import ClassificationTask
+
+
+class MLPTask(ClassificationTask):
+    """Classification by an MLP; a task adds its widths and its data, with inputs (N, widths[0])."""
+
+    widths: ClassVar[tuple[int, ...]]
+
+    def network(self) -> nn.Sequential:
+        """A fresh `fc1`, ReLU, `fc2`, ..."""
+        return mlp(self.widths)
+
+    @cached_property
+    def permutations(self) -> PermutationSpec:
+        """The units of every hidden layer can be reordered."""
+        return PermutationSpec.from_module(self.network(), input_shape=(self.widths[0],))
+
+    def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
+        """PyTorch's default initialisation."""
+        return mlp_init(self.layout, num_networks, generator)
+
+    def forward(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Logits (B, C, N)."""
+        return mlp_forward(tensors, inputs)
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:

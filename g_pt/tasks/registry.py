@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 # name -> "module:class", so that a task is imported only when it is asked for, and so that packages that
 # import g_pt can be listed here without being imported by it.
-_TASKS: dict[str, str] = {"digits": "g_pt.tasks.digits:Digits"}
+_TASKS: dict[str, str] = {
+    "digits": "g_pt.tasks.digits:Digits",
+    "digits-deep": "g_pt.tasks.digits:DigitsDeep",
+    "fashion-mnist": "g_pt.tasks.images:FashionMNIST",
+}
 
 
 def register_task(name: str, target: str) -> None:
