@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,14 @@ ELEMENTWISE = (
     nn.Dropout,
 )  # fmt: skip
 TOLERANCE = 1e-10
+
+
+class AxisBlock(NamedTuple):
+    """A stretch of an axis: `units` units of a group (None: fixed), each with `inner` neighbouring entries."""
+
+    group: str | None
+    units: int
+    inner: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,19 @@ class PermutationSpec:
         spec = cls(axes)
         spec.verify(module, input_shape)
         return spec
+
+    @classmethod
+    def none(cls, layout: ParameterLayout) -> PermutationSpec:
+        """Nothing can be reordered."""
+        return cls({name: (None,) * len(shape) for name, shape in zip(layout.names, layout.shapes, strict=True)})
+
+    def blocks(self, layout: ParameterLayout) -> dict[str, tuple[tuple[AxisBlock, ...], ...]]:
+        """Every axis of every tensor as blocks."""
+        self.group_sizes(layout)
+        return {
+            name: tuple((AxisBlock(g, n),) for g, n in zip(self.axes[name], shape, strict=True))
+            for name, shape in zip(layout.names, layout.shapes, strict=True)
+        }
 
     def group_sizes(self, layout: ParameterLayout) -> dict[str, int]:
         """Number of units of each group; the spec must fit the layout."""
