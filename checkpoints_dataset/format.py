@@ -3,7 +3,7 @@
     dataset.json              what all shards share: `DatasetHeader`
     shard-00000.safetensors   `params` (rows, P), and any other array with one row per checkpoint
     shard-00000.arrow         one row per checkpoint: run, step, and the metrics on the validation split
-    shard-00000.json          runs with their metadata (optimizer, learning rate), runs left out, sizes and SHA-256 of the two files above
+    shard-00000.json          runs with their metadata, runs left out, sizes and SHA-256 of the two files above
 
 `shard-N.json` is written last: a shard without it was never finished and does not count.
 """
@@ -102,7 +102,10 @@ class DatasetHeader:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One optimisation: its rows in the shard and whatever is known about it."""
+    """One optimisation: its rows in the shard and whatever is known about it.
+
+    The metadata of a harvested run are its `optimizer` and its base `learning_rate`.
+    """
 
     run: int
     first_row: int
