@@ -41,6 +41,8 @@ class HarvestConfig:
     """Networks trained as one tensor program and written as one shard."""
     dtype: Literal["float16", "float32"] = "float16"
     """Of the parameters on disk."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Precision of products in training and in the metrics of checkpoints; parameters are always float32."""
     max_abs_param: float = 10.0
     """A run with a larger or non-finite parameter at any checkpoint is left out."""
 

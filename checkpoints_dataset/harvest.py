@@ -113,6 +113,7 @@ def train_networks(
         make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay) for _ in tensors
     ]
     dtype = getattr(torch, config.dtype)
+    precision = torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16")
     kept: list[Tensor] = []
     measured: list[dict[str, Tensor]] = []
     keep = set(steps)
@@ -120,10 +121,12 @@ def train_networks(
     for step in range(config.num_steps + 1):
         if step in keep:
             kept.append(task.layout.flatten({n: t.detach() for n, t in tensors.items()}).to(dtype))
-            measured.append(task.evaluate(kept[-1].float(), "validation"))
+            with precision:
+                measured.append(task.evaluate(kept[-1].float(), "validation"))
         if step == config.num_steps:
             break
-        loss = task.training_losses(tensors, next(batches)).sum()  # networks do not share parameters: one backward
+        with precision:
+            loss = task.training_losses(tensors, next(batches)).sum()  # no parameter is shared: one backward for all
         grads = torch.autograd.grad(loss, list(tensors.values()))
         learning_rate = rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
         for optimizer, tensor, grad in zip(optimizers, tensors.values(), grads, strict=True):

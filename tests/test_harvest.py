@@ -12,7 +12,7 @@ from dataset_fixtures import SMALL, copied_harvest, file_hashes, finished_harves
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.format import StoreError
-from checkpoints_dataset.harvest import harvest, learning_rates, mini_batches, rejection
+from checkpoints_dataset.harvest import harvest, learning_rates, mini_batches, rejection, train_networks
 from checkpoints_dataset.store import CheckpointStore
 from g_pt import tensor_files
 from g_pt.seeds import keyed_generator
@@ -286,3 +286,12 @@ def test_every_epoch_shows_every_example_at_most_once_in_a_new_order():
     epochs = [torch.cat([next(batches), next(batches)]) for _ in range(5)]
     assert all(len(set(e.tolist())) == 8 for e in epochs)
     assert len({tuple(e.tolist()) for e in epochs}) == 5
+
+
+def test_bf16_products_train_nearly_the_same_networks():
+    exact, rough = (
+        train_networks(get_task("digits"), replace(SMALL, mixed_precision=p), [0, SMALL.num_steps], 4, generator)[1]
+        for p, generator in (("no", keyed_generator(1, 0)), ("bf16", keyed_generator(1, 0)))
+    )
+    assert not torch.equal(rough["loss"], exact["loss"])
+    torch.testing.assert_close(rough["loss"], exact["loss"], rtol=0.05, atol=0)

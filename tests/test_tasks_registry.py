@@ -20,15 +20,15 @@ def test_every_name_makes_a_task_of_that_name():
 
 
 def test_an_unknown_name_lists_the_tasks_and_guesses_the_slip():
-    with pytest.raises(ValueError, match=r"no task 'digit'; tasks are \['digits'\]\. Did you mean 'digits'\?"):
+    with pytest.raises(ValueError, match=r"no task 'digit'; tasks are \[.*'digits'.*\]\. Did you mean 'digits'\?"):
         get_task("digit")
-    with pytest.raises(ValueError, match=r"\['digits'\]\.$"):
+    with pytest.raises(ValueError, match=r"'mnist'\]\.$"):
         get_task("zzz")
 
 
 def test_a_registered_class_is_made():
     register_task("again", "g_pt.tasks.digits:Digits")
-    assert task_names() == ["again", "digits"]
+    assert "again" in task_names()
     assert isinstance(get_task("again"), Digits)
 
 

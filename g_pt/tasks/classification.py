@@ -66,13 +66,24 @@ class ClassificationTask(TrainableTask):
         if params.dim() != 2 or params.shape[1] != self.layout.num_params:
             raise ValueError(f"evaluate takes (batch, {self.layout.num_params}), got {tuple(params.shape)}")
         data = self.splits[split].to(params.device)
-        per_network = len(data) * max(shape[0] for shape in self.layout.shapes)
+        networks, examples = self.evaluation_chunk(len(data))
         losses, errors = [], []
-        for part in params.float().split(max(1, EVALUATION_FLOATS // per_network)):
-            logits = self.forward(self.layout.unflatten(part), data.inputs)  # (b, C, N)
+        for part in params.float().split(networks):
+            tensors = self.layout.unflatten(part)
+            logits = torch.cat(
+                [self.forward(tensors, some) for some in data.inputs.split(examples)], dim=2
+            )  # (b, C, N)
             losses.append(cross_entropy(logits, data.labels))
             errors.append(classification_error(logits, data.labels))
         return {"loss": torch.cat(losses), "error": torch.cat(errors)}
+
+    def evaluation_chunk(self, num_examples: int) -> tuple[int, int]:
+        """How many networks, and how many of the split's examples, `evaluate` gives to one call of `forward`.
+
+        Here a network needs the width of its widest layer per example; tasks with larger activations say otherwise.
+        """
+        per_network = num_examples * max(shape[0] for shape in self.layout.shapes)
+        return max(1, EVALUATION_FLOATS // per_network), num_examples
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
