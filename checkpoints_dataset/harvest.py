@@ -17,7 +17,7 @@ from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.format import DatasetHeader
 from checkpoints_dataset.optimizers import make_optimizer
 from checkpoints_dataset.writer import DatasetWriter
-from g_pt.seeds import keyed_generator
+from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import TrainableTask
 
@@ -47,7 +47,7 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
         metrics=dict(task.metrics),
         num_shards=config.num_shards,
         dtype=config.dtype,
-        source={"kind": "harvest", **asdict(config)},
+        source={"kind": "harvest", **asdict(config), "task": task.name},  # not the path of a user's file
     )
     steps = checkpoint_steps(config.num_steps, config.num_checkpoints, config.spacing)
     writer = DatasetWriter(folder, header)  # only now: settings that cannot be harvested leave no folder behind
@@ -60,7 +60,8 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
                 progress(len(runs) * config.num_steps)
             continue
         generator = keyed_generator(config.seed, shard)
-        params, metrics = train_networks(task, config, steps, len(runs), generator, progress)
+        with seeded_global_generator(keyed_generator(config.seed, shard, 1).initial_seed()):  # dropout draws from it
+            params, metrics = train_networks(task, config, steps, len(runs), generator, progress)
         reasons = [rejection(checkpoints, config.max_abs_param) for checkpoints in params]
         kept = [i for i, reason in enumerate(reasons) if reason is None]
         rejected = {runs[i]: reason for i, reason in enumerate(reasons) if reason is not None}
@@ -85,9 +86,10 @@ def train_networks(
         on the parameters as they are stored.
     """
     params = task.layout.unflatten(task.init(num_networks, generator))
-    tensors = {name: tensor.contiguous().requires_grad_() for name, tensor in params.items()}
+    tensors = {name: tensor.clone() for name, tensor in params.items()}  # contiguous
+    trained = [tensors[name].requires_grad_() for name in task.trained_names]  # the others are buffers
     optimizers = [
-        make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay) for _ in tensors
+        make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay) for _ in trained
     ]
     dtype = getattr(torch, config.dtype)
     kept: list[Tensor] = []
@@ -101,9 +103,9 @@ def train_networks(
         if step == config.num_steps:
             break
         loss = task.training_losses(tensors, next(batches)).sum()  # networks do not share parameters: one backward
-        grads = torch.autograd.grad(loss, list(tensors.values()))
+        grads = torch.autograd.grad(loss, trained)
         learning_rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-        for optimizer, tensor, grad in zip(optimizers, tensors.values(), grads, strict=True):
+        for optimizer, tensor, grad in zip(optimizers, trained, grads, strict=True):
             optimizer.step(tensor, grad.contiguous(), learning_rate)
         if progress is not None:
             progress(num_networks)

@@ -2,6 +2,7 @@
 
 Examples:
     gpt-harvest --task digits --num-runs 4000 --out runs/digits/checkpoints
+    gpt-harvest --task my_task.py:MyTask --num-runs 500 --out runs/my-task/checkpoints
     gpt-harvest --optimizer adam --learning-rate 0.003 --num-runs 500 --out runs/digits/adam
 
 A harvest that was interrupted continues when the same command is given again.

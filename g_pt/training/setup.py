@@ -40,16 +40,16 @@ def make_optimizer(model: nn.Module, options: OptimizerConfig) -> torch.optim.Ad
 
 
 def make_pipeline(
-    config: TrainConfig, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: dict[str, Any]
+    config: TrainConfig, task: Task, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: dict[str, Any]
 ) -> ParameterUpdatePipeline:
-    """The pipeline that is saved, around the model in training."""
+    """The pipeline that is saved, around the model in training; it keeps the task's name, not the file of its class."""
     diffusion = config.diffusion
     schedule = noise_schedule(diffusion.num_train_timesteps, diffusion.beta_start, diffusion.beta_end)
     return ParameterUpdatePipeline(
         transformer=model,
         normalizer=normalizer,
         scheduler=make_scheduler("ddim", schedule),
-        task=config.task,
+        task=task.name,
         num_inference_steps=diffusion.num_inference_steps,
         training=facts,
     )
