@@ -14,7 +14,7 @@ class HarvestConfig:
     """How runs are trained and which of their checkpoints are kept."""
 
     task: str = "digits"
-    """Task whose networks are trained."""
+    """Task whose networks are trained: a name, path/to/file.py:Class or package.module:Class."""
     num_runs: int = 4000
     """Number of networks."""
     num_steps: int = 400

@@ -17,7 +17,7 @@ from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader
 from checkpoints_dataset.optimizers import make_optimizer
 from checkpoints_dataset.writer import DatasetWriter
-from g_pt.seeds import keyed_generator
+from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import TrainableTask
 
@@ -51,7 +51,8 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
         metrics=dict(task.metrics),
         num_shards=config.num_shards,
         dtype=config.dtype,
-        source={"kind": "harvest", **config.to_json()},
+        # the task's name, not the path of a user's file
+        source={"kind": "harvest", **config.to_json(), "task": task.name},
     )
     with folder_lock(folder):  # only now: settings that cannot be harvested leave no folder behind
         return write_missing_shards(DatasetWriter(folder, header), task, config, progress)
@@ -72,7 +73,8 @@ def write_missing_shards(
             continue
         generator = keyed_generator(config.seed, shard)
         rates = learning_rates(config, len(runs), generator)
-        params, metrics = train_networks(task, config, steps, rates, generator, progress)
+        with seeded_global_generator(keyed_generator(config.seed, shard, 1).initial_seed()):  # dropout draws from it
+            params, metrics = train_networks(task, config, steps, rates, generator, progress)
         reasons = [rejection(checkpoints, config.max_abs_param) for checkpoints in params]
         kept = [i for i, reason in enumerate(reasons) if reason is None]
         rejected = {runs[i]: reason for i, reason in enumerate(reasons) if reason is not None}
@@ -108,9 +110,10 @@ def train_networks(
     # one rate for all is a float: a rate per network costs time at every step
     rate: float | Tensor = rates[0] if len(set(rates)) == 1 else torch.tensor(rates)
     params = task.layout.unflatten(task.init(len(rates), generator))
-    tensors = {name: tensor.contiguous().requires_grad_() for name, tensor in params.items()}
+    tensors = {name: tensor.clone() for name, tensor in params.items()}  # contiguous
+    trained = [tensors[name].requires_grad_() for name in task.trained_names]  # the others are buffers
     optimizers = [
-        make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay) for _ in tensors
+        make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay) for _ in trained
     ]
     dtype = getattr(torch, config.dtype)
     precision = torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16")
@@ -127,9 +130,9 @@ def train_networks(
             break
         with precision:
             loss = task.training_losses(tensors, next(batches)).sum()  # no parameter is shared: one backward for all
-        grads = torch.autograd.grad(loss, list(tensors.values()))
+        grads = torch.autograd.grad(loss, trained)
         learning_rate = rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-        for optimizer, tensor, grad in zip(optimizers, tensors.values(), grads, strict=True):
+        for optimizer, tensor, grad in zip(optimizers, trained, grads, strict=True):
             optimizer.step(tensor, grad.contiguous(), learning_rate)
         if progress is not None:
             progress(len(rates))

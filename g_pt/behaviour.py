@@ -1,16 +1,16 @@
 """How differently networks behave: the distance between their outputs instead of between their parameters.
 
-B = networks, P = parameters per network, C = outputs, N = examples.
+B = networks, P = parameters per network, N = examples.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from g_pt.tasks.classification import ClassificationTask
+from g_pt.tasks.supervised import SupervisedTask
 
 
-def output_distance(task: ClassificationTask, params: Tensor, others: Tensor, examples: Tensor) -> Tensor:
+def output_distance(task: SupervisedTask, params: Tensor, others: Tensor, examples: Tensor) -> Tensor:
     """Mean squared difference between the outputs of pairs of networks, differentiable in `params`.
 
     Args:
@@ -23,5 +23,5 @@ def output_distance(task: ClassificationTask, params: Tensor, others: Tensor, ex
         (B,).
     """
     inputs = task.splits["train"].inputs.to(params.device)[examples]
-    outputs, wanted = (task.forward(task.layout.unflatten(p), inputs) for p in (params, others))  # (B, C, N)
+    outputs, wanted = (task.forward(task.layout.unflatten(p), inputs) for p in (params, others))  # (B, ..., N)
     return (outputs - wanted).square().flatten(1).mean(dim=1)

@@ -74,7 +74,7 @@ def run(program: Program) -> None:
     store = CheckpointStore(program.dataset)
     store.check_task(task)
     if accelerator.is_main_process:
-        warn_of_other_data(store.header.source, harvest.to_json(), program.dataset)
+        warn_of_other_data(store.header.source, {**harvest.to_json(), "task": task.name}, program.dataset)
     pairs = PairSampler(
         store,
         metric,

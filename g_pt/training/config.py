@@ -154,7 +154,7 @@ class TrainConfig:
     """Everything that decides a training run."""
 
     task: str = "digits"
-    """Task whose networks are learned."""
+    """Task whose networks are learned: a name, path/to/file.py:Class or package.module:Class."""
     metric: str = "loss"
     """Metric that is prompted."""
     seed: int = 0

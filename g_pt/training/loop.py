@@ -79,7 +79,7 @@ def fit(
     first_step = checkpoints.start(resume=resume)
     ema.to(accelerator.device)  # after loading, which leaves it on the CPU
     log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process)
-    pipeline = make_pipeline(config, model, normalizer, training_facts)
+    pipeline = make_pipeline(config, task, model, normalizer, training_facts)
     probe = PromptProbe(config, task, pipeline)
     schedule = (config.diffusion.num_train_timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
     alphas_cumprod = linear_alphas_cumprod(*schedule).to(accelerator.device)

@@ -19,7 +19,7 @@ from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.schedulers import make_scheduler, noise_schedule
 from g_pt.seeds import keyed_generator
 from g_pt.tasks.base import Task
-from g_pt.tasks.classification import ClassificationTask
+from g_pt.tasks.supervised import SupervisedTask
 from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.transformer import ParameterTransformer
 
@@ -62,7 +62,7 @@ def make_objective(config: TrainConfig, task: Task, device: torch.device) -> Cal
     fixed = Objective(config.model.prediction_type, options.weighting, weights)
     if not options.behavioural_weight:
         return lambda step: fixed
-    if not isinstance(task, ClassificationTask):
+    if not isinstance(task, SupervisedTask):
         raise ValueError(f"behavioural_weight needs a supervised task, {task.name!r} is none; set it to 0")
 
     def objective(step: int) -> Objective:
@@ -90,9 +90,9 @@ def permuted_pairs(config: TrainConfig, task: Task, pairs: PairSource) -> PairSo
 
 
 def make_pipeline(
-    config: TrainConfig, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: dict[str, Any]
+    config: TrainConfig, task: Task, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: dict[str, Any]
 ) -> ParameterUpdatePipeline:
-    """The pipeline that is saved, around the model in training."""
+    """The pipeline that is saved, around the model in training; it keeps the task's name, not the file of its class."""
     diffusion = config.diffusion
     schedule = noise_schedule(
         diffusion.num_train_timesteps, diffusion.beta_start, diffusion.beta_end, config.model.prediction_type
@@ -101,7 +101,7 @@ def make_pipeline(
         transformer=model,
         normalizer=normalizer,
         scheduler=make_scheduler("ddim", schedule),
-        task=config.task,
+        task=task.name,
         num_inference_steps=diffusion.num_inference_steps,
         training=facts,
     )
