@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from checkpoints_dataset.config import HarvestConfig
+from g_pt.config_files import merge
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "train" / "train_g_pt.py"
@@ -143,3 +144,10 @@ def test_warnings_of_other_data_know_settings_that_are_not_set(capsys: pytest.Ca
     assert warnings({"kind": "harvest", **plain.to_json()}, ranged) == [f"train_g_pt.py: warning: {made}, {asked}"]
     [warning] = warnings({"kind": "harvest", **ranged.to_json()}, plain)
     assert warning.endswith("data was made with learning_rate_range = [0.01, 0.3], not None")
+
+
+def test_a_preset_can_set_a_range_of_learning_rates() -> None:
+    from train.train_g_pt import Program
+
+    program = merge(Program(), {"harvest": {"learning_rate_range": ["1e-2", 0.3], "optimizer": "rmsprop"}}, "x.yaml")
+    assert program.harvest == HarvestConfig(learning_rate_range=(0.01, 0.3), optimizer="rmsprop")
