@@ -15,6 +15,7 @@ chunk, R / C = units of the groups of an edge tensor's rows / columns, E = edge 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -98,12 +99,12 @@ def token_index(
 
 def pieces(index: Tensor, axes: tuple[tuple[AxisBlock, ...], ...]) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """Cut a tensor where its axes change group: yields groups and entries (units of each group, ..., K)."""
-    starts = [torch.tensor([0, *(b.units * b.inner for b in blocks)]).cumsum(0).tolist() for blocks in axes]
+    starts = [torch.tensor([0, *(b.size for b in blocks)]).cumsum(0).tolist() for blocks in axes]
     for choice in product(*(range(len(blocks)) for blocks in axes)):
         part, shape, movable = index, [], []
         for axis, (which, blocks) in enumerate(zip(choice, axes, strict=True)):
             block = blocks[which]
-            part = part.narrow(axis, starts[axis][which], block.units * block.inner)
+            part = part.narrow(axis, starts[axis][which], block.size)
             shape += [block.units, block.inner]
             if block.group is not None:
                 movable.append(axis)
@@ -134,8 +135,11 @@ class ParameterTokens(nn.Module):
         order = torch.cat([part.flatten() for part in index.parts])
         self.register_buffer("gather", order, persistent=False)
         self.register_buffer("scatter", order.argsort(), persistent=False)
-        self.encoders = nn.ModuleList(nn.Linear(2 * k, width) for _, k in self.shapes)
-        self.decoders = nn.ModuleList(nn.Linear(width, k) for _, k in self.shapes)
+        with warnings.catch_warnings():
+            # units all of whose tensors are edges own no numbers
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            self.encoders = nn.ModuleList(nn.Linear(2 * k, width) for _, k in self.shapes)
+            self.decoders = nn.ModuleList(nn.Linear(width, k) for _, k in self.shapes)
         self.kinds = nn.Parameter(0.02 * torch.randn(len(self.shapes), width))
         self.edge_encoders = nn.ModuleList(
             nn.Sequential(nn.Linear(2 * k, edge_width), nn.GELU(), nn.Linear(edge_width, edge_width))
