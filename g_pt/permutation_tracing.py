@@ -21,7 +21,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from g_pt.axis_groups import AxisGroups, fixed
 from g_pt.axis_views import view_axes
 from g_pt.parameters import ParameterLayout
-from g_pt.permutation_checks import attention_written_out, in_float64
+from g_pt.permutation_checks import in_float64, plain_float64
 from g_pt.permutation_rules import IDENTITIES, VIEWS, Axes, rule_for
 from g_pt.permutations import Axis, AxisBlock
 
@@ -62,7 +62,7 @@ def trace_axes(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, tuple
 
 
 def _export(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    with torch.no_grad(), attention_written_out(), warnings.catch_warnings():
+    with torch.no_grad(), plain_float64(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network(*inputs)  # a wrong input shape is reported in the network's own words
         try:
@@ -152,10 +152,12 @@ class _Tracer:
         return Traced(shape, axes)
 
     def _compute(self, node: fx.Node, name: str, arguments: dict[str, Any], shape: Any) -> Any:
-        operands = fx.node.map_arg(arguments, lambda n: self._axes(self.values[n]))
+        operands = dict(fx.node.map_arg(arguments, lambda n: self._axes(self.values[n])))
+        operands["used"] = {u.args[1] for u in node.users if u.target is operator.getitem and u.users}
         tags = getattr(node.target, "tags", ())
         rule = rule_for(name, torch.Tag.pointwise in tags)
-        random = torch.Tag.nondeterministic_seeded in tags and name != "scaled_dot_product_attention"
+        draws = torch.Tag.nondeterministic_seeded in tags  # dropout inside of an operation is off in eval mode
+        random = draws and name != "scaled_dot_product_attention" and arguments.get("train") is not False
         try:
             if rule is not None and not random:
                 return rule(self.groups, operands, shape)
@@ -227,7 +229,7 @@ class _Tracer:
         labels: dict[str, str] = {}
         for tensor, axes in [*self.made, *resolved.items()]:
             layer, _, kind = tensor.rpartition(".")
-            stem = f"{layer if layer and kind in ('weight', 'bias') else tensor}.units"
+            stem = f"{layer if layer and ('weight' in kind or 'bias' in kind) else tensor}.units"
             for block in (block for axis in axes for block in self.groups.resolve(axis)):
                 if block.group is not None and block.group not in labels:
                     taken = sum(label == stem or label.startswith(f"{stem}.") for label in labels.values())
