@@ -119,9 +119,8 @@ class _Tracer:
         value = node.meta["val"]
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()
         name = self.names.get(node.name)
-        if name is None:  # an input, a constant, or a buffer outside the layout
-            return Traced(shape, [fixed(size) for size in shape])
-        if not node.users:  # the outputs do not tell what its order means, so that it stays fixed
+        # an input, a constant or a buffer outside the layout; or of no use here, so that its order has no known meaning
+        if name is None or not node.users:
             return Traced(shape, [fixed(size) for size in shape])
         if name not in self.tensors:
             self.tensors[name] = Traced(shape, [self.groups.fresh(size) for size in shape], name=name)
@@ -137,11 +136,11 @@ class _Tracer:
         arguments = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
         arguments |= {a.name: value for a, value in zip(schema.arguments, node.args, strict=False)}
         arguments |= node.kwargs
-        if schema.is_mutable and name != "detach_":
-            self._check_not_a_view(node)
-            name = name.removesuffix("_")  # what an operation in place gives, for the axes, is what it gives otherwise
-        if name in IDENTITIES:
+        if name in IDENTITIES and not arguments.get("train"):
             return self.values[node.args[0]]  # type: ignore[index]
+        if schema.is_mutable and name != "detach_":
+            self._check_covers_all(node)
+            name = name.removesuffix("_")  # what an operation in place gives, for the axes, is what it gives otherwise
         if name in VIEWS and not (name == "repeat_interleave" and isinstance(arguments.get("repeats"), fx.Node)):
             return self._view(node)
         shape = _shape(node)
@@ -156,8 +155,8 @@ class _Tracer:
         operands["used"] = {u.args[1] for u in node.users if u.target is operator.getitem and u.users}
         tags = getattr(node.target, "tags", ())
         rule = rule_for(name, torch.Tag.pointwise in tags)
-        draws = torch.Tag.nondeterministic_seeded in tags  # dropout inside of an operation is off in eval mode
-        random = draws and name != "scaled_dot_product_attention" and arguments.get("train") is not False
+        silent = arguments.get("train") is False or arguments.get("dropout_p") == 0.0  # its dropout is off
+        random = torch.Tag.nondeterministic_seeded in tags and not silent
         try:
             if rule is not None and not random:
                 return rule(self.groups, operands, shape)
@@ -199,9 +198,10 @@ class _Tracer:
             return Traced(tuple(moved.shape), source=source, index=moved)
         return [Traced(tuple(part.shape), source=source, index=part) for part in moved]
 
-    def _check_not_a_view(self, node: fx.Node) -> None:
+    def _check_covers_all(self, node: fx.Node) -> None:
+        """A change in place of a part of a tensor tells its units apart in a way that is not followed."""
         changed = self.values[node.args[0]]  # type: ignore[index]
-        if not isinstance(changed, Traced) or changed.source is not None:  # what it is a view of changes with it
+        if changed.index is not None and changed.index.unique().numel() < torch.Size(changed.source.shape).numel():
             raise self._unknown(node)
 
     def _note_maker(self, name: str, arguments: Mapping[str, Any], axes: Axes) -> None:
