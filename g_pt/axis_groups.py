@@ -28,11 +28,16 @@ class AxisGroups:
     def __init__(self) -> None:
         self.rewritten: dict[str, Blocks] = {}
         self.num_groups = 0
+        self.constant: set[str | None] = set()  # groups of constants that have not met anything else yet
 
     def fresh(self, units: int, inner: int = 1) -> Blocks:
         """A new group of `units` units, one axis long; nothing if there are none."""
         self.num_groups += 1
         return self.resolve([AxisBlock(f"group{self.num_groups}", units, inner)])
+
+    def is_constant(self, axis: Blocks) -> bool:
+        """Whether entries along the axis are all the same, so that it agrees with any order."""
+        return all(block.group in self.constant for block in self.resolve(axis))
 
     def resolve(self, axis: Iterable[AxisBlock]) -> Blocks:
         """The axis in the groups that are valid now; neighbouring fixed blocks are joined."""

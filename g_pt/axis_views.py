@@ -15,7 +15,7 @@ from g_pt.permutations import AxisBlock, Blocks, reorder
 
 
 class Claim(NamedTuple):
-    """A block of the source on one axis of the view: the unit at each position, -1 where there is none."""
+    """A group of the source on one axis of the view: the unit at each position, -1 where there is none."""
 
     block: AxisBlock
     units: Tensor
@@ -41,18 +41,12 @@ def _view_axes(groups: AxisGroups, source: list[Blocks], shape: tuple[int, ...],
     claims: list[list[Claim]] = [[] for _ in index.shape]
     coordinates = torch.unravel_index(index, shape) if shape else ()
     for axis, position in zip(source, coordinates, strict=True):
-        start = 0
-        for block in axis:
-            if block.group is not None:
-                inside = (position >= start) & (position < start + block.size)
-                if inside.any():
-                    unit = torch.where(inside, (position - start) // block.inner, -1)
-                    number = _only_axis(groups, block, unit)
-                    if number is None:
-                        return None
-                    line = unit.movedim(number, 0).flatten(1)[:, 0] if unit.dim() > 1 else unit
-                    claims[number].append(Claim(block, line))
-            start += block.size
+        for block, unit in _units(axis, position):
+            number = _only_axis(groups, block, unit)
+            if number is None:
+                return None
+            line = unit.movedim(number, 0).flatten(1)[:, 0] if unit.dim() > 1 else unit
+            claims[number].append(Claim(block, line))
     axes = [
         # along an expanded axis all entries are the same, so that any order of them is right
         groups.fresh(size) if bool((index == index.narrow(number, 0, 1)).all()) else _assemble(size, lines)
@@ -67,6 +61,19 @@ def _view_axes(groups: AxisGroups, source: list[Blocks], shape: tuple[int, ...],
         groups.fix(*source)
         return None
     return found_axes
+
+
+def _units(axis: Blocks, position: Tensor) -> list[tuple[AxisBlock, Tensor]]:
+    """A block of each group on the axis that the view reaches, and the unit at every entry of the view, or -1."""
+    found: dict[str, tuple[AxisBlock, Tensor]] = {}
+    start = 0
+    for block in axis:
+        if block.group is not None:
+            inside = (position >= start) & (position < start + block.size)
+            _, before = found.get(block.group, (block, torch.full_like(position, -1)))
+            found[block.group] = block, torch.where(inside, (position - start) // block.inner, before)
+        start += block.size
+    return [(block, unit) for block, unit in found.values() if bool((unit >= 0).any())]
 
 
 def _only_axis(groups: AxisGroups, block: AxisBlock, unit: Tensor) -> int | None:

@@ -95,7 +95,7 @@ def _gap(before: list[Tensor], after: list[Tensor]) -> float:
 
 
 def _outputs(network: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    with torch.no_grad(), attention_written_out():
+    with torch.no_grad(), plain_float64():
         found = list(_tensors_in(torch.func.functional_call(network, dict(tensors), inputs)))
     if not found:
         raise ValueError(f"{type(network).__name__} returns no tensor, so no spec of it can be verified")
@@ -113,11 +113,13 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def attention_written_out() -> Iterator[None]:
-    """Without the fused kernel that transformer layers use in eval mode: one opaque operation."""
-    before = torch.backends.mha.get_fastpath_enabled()
+def plain_float64() -> Iterator[None]:
+    """Tensors that a forward pass creates are float64, and attention is not fused into one opaque operation."""
+    dtype, fused = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
+    torch.set_default_dtype(torch.float64)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        torch.set_default_dtype(dtype)
+        torch.backends.mha.set_fastpath_enabled(fused)

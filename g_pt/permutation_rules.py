@@ -1,8 +1,9 @@
 """What each tensor operation does to the axes that can be reordered.
 
 A rule takes the groups found so far, the operation's arguments by name, and the shape of its output. Tensors
-among the arguments are lists of axes. It returns the axes of the output (a tuple of them if there are several
-outputs) and tells the groups which axes move alike.
+among the arguments are lists of axes; "used" are the numbers of the outputs that are read. It returns the axes
+of the output (a tuple of them if there are several outputs) and tells the groups which axes move alike. It
+raises NotImplementedError for a variant that it does not know.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from g_pt.axis_groups import AxisGroups, axis_size, fixed
+from g_pt.channel_rules import CHANNELS, pool
 from g_pt.permutations import Blocks
+from g_pt.recurrent_rules import RECURRENT
 
 Axes = list[Blocks]
 Arguments = dict[str, Any]
@@ -85,7 +88,9 @@ def same(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
 
 def constant(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     """The same number everywhere."""
-    return [groups.fresh(size) for size in shape]
+    axes = [groups.fresh(size) for size in shape]
+    groups.constant.update(block.group for axis in axes for block in axis if block.group)
+    return axes
 
 
 def reduce(groups: AxisGroups, a: Arguments, shape: Any) -> Any:
@@ -94,10 +99,39 @@ def reduce(groups: AxisGroups, a: Arguments, shape: Any) -> Any:
     dims = a.get("dim")
     dims = range(len(axes)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     gone = {dim % len(axes) for dim in dims} if axes else set()
-    if isinstance(shape, list) and isinstance(a.get("dim"), int):  # max and min also say where: order matters
+    if isinstance(a.get("dim"), int) and 1 in a["used"]:  # max and min also say where: order matters
         groups.fix(*(axes[dim] for dim in gone))
     kept = [fixed(1) if d in gone else axis for d, axis in enumerate(axes) if d not in gone or a.get("keepdim")]
     return tuple(list(kept) for _ in shape) if isinstance(shape, list) else kept
+
+
+def ordered(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
+    """Running sums and triangles: some axes are read in their order, the others alike."""
+    axes: Axes = list(a["self"])
+    groups.fix(*([axes[a["dim"]]] if "dim" in a else axes[-2:]))
+    return axes
+
+
+def gated(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
+    """glu: the first half of an axis times a function of the second."""
+    axes: Axes = list(a["self"])
+    dim = a["dim"] % len(axes)
+    half = groups.fresh(axis_size(axes[dim]) // 2)
+    groups.unify(axes[dim], (*half, *half))
+    return [*axes[:dim], half, *axes[dim + 1 :]]
+
+
+def cosine(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
+    """cosine_similarity: a product summed over one axis."""
+    return reduce(groups, a | {"self": broadcast(groups, a["x1"], a["x2"])}, shape)
+
+
+def bilinear(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
+    """x1 and x2 with a weight of shape (out, in1, in2)."""
+    groups.unify(a["input1"][-1], a["weight"][1])
+    groups.unify(a["input2"][-1], a["weight"][2])
+    out = groups.unify(a["weight"][0], *(a.get("bias") or []))
+    return [*broadcast(groups, a["input1"][:-1], a["input2"][:-1]), out]
 
 
 def arg_reduce(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
@@ -105,30 +139,6 @@ def arg_reduce(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     dims = range(len(a["self"])) if a.get("dim") is None else [a["dim"]]
     groups.fix(*(a["self"][dim] for dim in dims))
     return reduce(groups, a, shape)
-
-
-def pool(groups: AxisGroups, a: Arguments, shape: Any, spatial: int) -> Any:
-    """Pooling, padding and resizing of the last axes; channels are treated alike."""
-    axes: Axes = a.get("self") or a["input"]
-    groups.fix(*axes[-spatial:])
-    sizes = shape if isinstance(shape, list) else [shape]
-    found = tuple([*axes[:-spatial], *(fixed(size) for size in s[-spatial:])] for s in sizes)
-    return found if isinstance(shape, list) else found[0]
-
-
-def pad(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
-    """Padding with a constant: what is added are units alike; other modes and cropping hold the axis in place."""
-    axes: Axes = list(a["self"])
-    for back in range(len(a["pad"]) // 2):
-        before, after = a["pad"][2 * back : 2 * back + 2]
-        axis = axes[-1 - back]
-        if before or after:
-            if before < 0 or after < 0 or a.get("mode", "constant") != "constant":
-                groups.fix(axis)
-                axes[-1 - back] = fixed(shape[-1 - back])
-            else:
-                axes[-1 - back] = (*groups.fresh(before), *axis, *groups.fresh(after))
-    return axes
 
 
 def linear(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
@@ -182,65 +192,6 @@ def attention(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     return [*batch, query[-2], value[-1]]
 
 
-def convolution(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
-    """Channels are summed over; with groups of channels, these move as wholes."""
-    x, weight, bias, num = a["input"], a["weight"], a.get("bias") or [], a["groups"]
-    _fix_spatial(groups, x, weight)
-    if num > 1:
-        whole = groups.fresh(num)
-        groups.unify(x[-len(weight) + 1], _wholes(whole, axis_size(x[-len(weight) + 1])))
-        groups.unify(weight[0], _wholes(whole, axis_size(weight[0])))
-        groups.fix(weight[1])
-    else:
-        groups.unify(x[-len(weight) + 1], weight[1])
-    return _with_channels(x, groups.unify(weight[0], *bias), shape, len(weight) - 2)
-
-
-def transposed_convolution(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
-    """As a convolution, but the weight is (channels in, channels out / groups, ...)."""
-    x, weight, bias, num = a["input"], a["weight"], a.get("bias") or [], a["groups"]
-    _fix_spatial(groups, x, weight)
-    groups.unify(x[-len(weight) + 1], weight[0])
-    out = weight[1]
-    if num > 1:
-        whole = groups.fresh(num)
-        groups.unify(weight[0], _wholes(whole, axis_size(weight[0])))
-        out = _wholes(whole, axis_size(weight[1]) * num)
-        groups.fix(weight[1])
-    return _with_channels(x, groups.unify(out, *bias), shape, len(weight) - 2)
-
-
-def _wholes(whole: Blocks, size: int) -> Blocks:
-    return tuple(block._replace(inner=block.inner * (size // axis_size(whole))) for block in whole)
-
-
-def _fix_spatial(groups: AxisGroups, x: Axes, weight: Axes) -> None:
-    groups.fix(*x[-len(weight) + 2 :], *weight[2:])
-
-
-def _with_channels(x: Axes, channels: Blocks, shape: Any, spatial: int) -> Axes:
-    return [*x[: -spatial - 1], channels, *(fixed(size) for size in shape[-spatial:])]
-
-
-def channel_norm(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
-    """Batch and instance norm, and PReLU: parameters for each channel, which is axis 1."""
-    x: Axes = list(a.get("input") or a["self"])
-    channel = min(1, len(x) - 1)
-    for key in ("weight", "bias", "running_mean", "running_var"):
-        if a.get(key) and axis_size(a[key][0]) != 1:  # one slope may serve all channels
-            x[channel] = groups.unify(x[channel], a[key][0])
-    return x
-
-
-def group_norm(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
-    """Groups of channels are normalised together: they move as wholes, unless there is one."""
-    x: Axes = list(a["input"])
-    channels = axis_size(x[1])
-    if a["num_groups"] > 1:
-        groups.unify(x[1], groups.fresh(a["num_groups"], channels // a["num_groups"]))
-    return channel_norm(groups, a | {"input": x}, shape)
-
-
 def layer_norm(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     """Statistics over the last axes do not depend on their order."""
     return broadcast(groups, a["input"], a.get("weight") or [], a.get("bias") or [])
@@ -250,6 +201,31 @@ def embedding(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     """Rows are looked up by number, so they keep their order."""
     groups.fix(a["weight"][0])
     return [*a["indices"], a["weight"][1]]
+
+
+def indexed(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
+    """`x[i, j]` with tensors of numbers: what is looked up by number keeps its order."""
+    axes: Axes = a["self"]
+    if not all(isinstance(size, int) for size in shape):
+        raise NotImplementedError  # a mask: how many entries it takes depends on data
+    dims = [dim for dim, numbers in enumerate(a["indices"]) if numbers is not None]
+    numbers = broadcast(groups, *(a["indices"][dim] for dim in dims))
+    groups.fix(*numbers, *(axes[dim] for dim in dims))
+    first = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0  # apart, they come first
+    kept = [axis for dim, axis in enumerate(axes) if dim not in dims]
+    return [*kept[:first], *numbers, *kept[first:]]
+
+
+def embedding_bag(groups: AxisGroups, a: Arguments, shape: Any) -> Any:
+    """Sums of rows; the other outputs count them."""
+    groups.fix(a["weight"][0])
+    return ([fixed(shape[0][0]), a["weight"][1]], *([fixed(size) for size in s] for s in shape[1:]))
+
+
+def distances(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
+    """cdist: a sum over the last axis of both."""
+    groups.unify(a["x1"][-1], a["x2"][-1])
+    return [*broadcast(groups, a["x1"][:-2], a["x2"][:-2]), a["x1"][-2], a["x2"][-2]]
 
 
 def concatenate(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
@@ -276,21 +252,24 @@ RULES: dict[str, Rule] = {
     "einsum": einsum,
     "scaled_dot_product_attention": attention,
     "embedding": embedding,
-    "pad": pad,
-    "constant_pad_nd": pad,
-    "batch_norm": channel_norm,
-    "instance_norm": channel_norm,
-    "prelu": channel_norm,
-    "group_norm": group_norm,
+    "embedding_bag": embedding_bag,
+    "index": indexed,
+    "cdist": distances,
     "layer_norm": layer_norm,
     "rms_norm": layer_norm,
     "cat": concatenate,
     "concat": concatenate,
     "stack": concatenate,
+    "glu": gated,
+    "cosine_similarity": cosine,
+    "bilinear": bilinear,
+    "vdot": lambda groups, a, shape: matmul(groups, a["self"], a["other"]),
+    "_weight_norm": lambda groups, a, shape: broadcast(groups, a["v"], a["g"]),
     "argmax": arg_reduce,
     "argmin": arg_reduce,
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "hardswish", "log_sigmoid"), same),
-    **dict.fromkeys((f"conv{n}d" for n in (1, 2, 3)), convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed_convolution),
+    **dict.fromkeys(("cumsum", "cumprod", "logcumsumexp", "tril", "triu"), ordered),
     **dict.fromkeys(CONSTANTS, constant),
+    **CHANNELS,
+    **RECURRENT,
 }

@@ -21,7 +21,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from g_pt.axis_groups import AxisGroups, fixed
 from g_pt.axis_views import view_axes
 from g_pt.parameters import ParameterLayout
-from g_pt.permutation_checks import attention_written_out, in_float64
+from g_pt.permutation_checks import in_float64, plain_float64
 from g_pt.permutation_rules import IDENTITIES, VIEWS, Axes, rule_for
 from g_pt.permutations import Axis, AxisBlock
 
@@ -62,7 +62,7 @@ def trace_axes(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, tuple
 
 
 def _export(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    with torch.no_grad(), attention_written_out(), warnings.catch_warnings():
+    with torch.no_grad(), plain_float64(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network(*inputs)  # a wrong input shape is reported in the network's own words
         try:
@@ -119,9 +119,8 @@ class _Tracer:
         value = node.meta["val"]
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()
         name = self.names.get(node.name)
-        if name is None:  # an input, a constant, or a buffer outside the layout
-            return Traced(shape, [fixed(size) for size in shape])
-        if not node.users:  # the outputs do not tell what its order means, so that it stays fixed
+        # an input, a constant or a buffer outside the layout; or of no use here, so that its order has no known meaning
+        if name is None or not node.users:
             return Traced(shape, [fixed(size) for size in shape])
         if name not in self.tensors:
             self.tensors[name] = Traced(shape, [self.groups.fresh(size) for size in shape], name=name)
@@ -137,11 +136,11 @@ class _Tracer:
         arguments = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
         arguments |= {a.name: value for a, value in zip(schema.arguments, node.args, strict=False)}
         arguments |= node.kwargs
-        if schema.is_mutable and name != "detach_":
-            self._check_not_a_view(node)
-            name = name.removesuffix("_")  # what an operation in place gives, for the axes, is what it gives otherwise
-        if name in IDENTITIES:
+        if name in IDENTITIES and not arguments.get("train"):
             return self.values[node.args[0]]  # type: ignore[index]
+        if schema.is_mutable and name != "detach_":
+            self._check_covers_all(node)
+            name = name.removesuffix("_")  # what an operation in place gives, for the axes, is what it gives otherwise
         if name in VIEWS and not (name == "repeat_interleave" and isinstance(arguments.get("repeats"), fx.Node)):
             return self._view(node)
         shape = _shape(node)
@@ -152,10 +151,12 @@ class _Tracer:
         return Traced(shape, axes)
 
     def _compute(self, node: fx.Node, name: str, arguments: dict[str, Any], shape: Any) -> Any:
-        operands = fx.node.map_arg(arguments, lambda n: self._axes(self.values[n]))
+        operands = dict(fx.node.map_arg(arguments, lambda n: self._axes(self.values[n])))
+        operands["used"] = {u.args[1] for u in node.users if u.target is operator.getitem and u.users}
         tags = getattr(node.target, "tags", ())
         rule = rule_for(name, torch.Tag.pointwise in tags)
-        random = torch.Tag.nondeterministic_seeded in tags and name != "scaled_dot_product_attention"
+        silent = arguments.get("train") is False or arguments.get("dropout_p") == 0.0  # its dropout is off
+        random = torch.Tag.nondeterministic_seeded in tags and not silent
         try:
             if rule is not None and not random:
                 return rule(self.groups, operands, shape)
@@ -197,9 +198,10 @@ class _Tracer:
             return Traced(tuple(moved.shape), source=source, index=moved)
         return [Traced(tuple(part.shape), source=source, index=part) for part in moved]
 
-    def _check_not_a_view(self, node: fx.Node) -> None:
+    def _check_covers_all(self, node: fx.Node) -> None:
+        """A change in place of a part of a tensor tells its units apart in a way that is not followed."""
         changed = self.values[node.args[0]]  # type: ignore[index]
-        if not isinstance(changed, Traced) or changed.source is not None:  # what it is a view of changes with it
+        if changed.index is not None and changed.index.unique().numel() < torch.Size(changed.source.shape).numel():
             raise self._unknown(node)
 
     def _note_maker(self, name: str, arguments: Mapping[str, Any], axes: Axes) -> None:
@@ -227,7 +229,7 @@ class _Tracer:
         labels: dict[str, str] = {}
         for tensor, axes in [*self.made, *resolved.items()]:
             layer, _, kind = tensor.rpartition(".")
-            stem = f"{layer if layer and kind in ('weight', 'bias') else tensor}.units"
+            stem = f"{layer if layer and ('weight' in kind or 'bias' in kind) else tensor}.units"
             for block in (block for axis in axes for block in self.groups.resolve(axis)):
                 if block.group is not None and block.group not in labels:
                     taken = sum(label == stem or label.startswith(f"{stem}.") for label in labels.values())

@@ -153,6 +153,7 @@ KEPT = {
     "softmax": lambda x: x.softmax(dim=-1) * x.logsumexp(dim=-1, keepdim=True),
     "sum of squares": lambda x: x * x.pow(2).sum(dim=-1, keepdim=True).sqrt(),
     "in place": lambda x: x.mul_(2.0).relu_(),
+    "in place on a view": lambda x: F.dropout(x.view(-1, 1, 6), 0.5, False, True).relu_().add_(1.0).flatten(1),
     "no grad": lambda x: x * torch.no_grad()(torch.sigmoid)(x),
     "zeros": lambda x: x + torch.zeros(2, 6) + torch.ones_like(x),
     "where": lambda x: torch.where(x > 0, x, 0.1 * x).clamp(-1, 1),
@@ -198,6 +199,8 @@ def test_functions_that_tell_units_apart_tie_or_fix_them(name):
         (lambda x: x.sort(dim=1).values, "aten.sort"),
         (lambda x: x @ torch.linalg.matrix_exp(x.T @ x), "aten.linalg_matrix_exp"),
         (lambda x: x + torch.randn_like(x), "aten.randn_like"),
+        (lambda x: (x[:, :3].relu_(), x)[1], "aten.relu_"),
+        (lambda x: F.dropout(x, 0.5), "aten.dropout"),  # on in eval mode too
     ],
 )
 def test_an_unknown_operation_is_named_with_its_place_and_the_two_ways_out(function, operation):

@@ -7,24 +7,32 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from zoo_attention import (
+    CrossAttention,
+    EncoderLayer,
+    RotaryAttention,
+    TextClassifier,
+    TinyGPT,
+    VisionTransformer,
+    WrittenOutAttention,
+)
 from zoo_networks import (
     Actor,
     ActorCritic,
     Autoencoder2d,
     ChannelsLast,
-    CrossAttention,
     DenseNet,
-    EncoderLayer,
     Functional,
     Gated,
+    LastState,
+    Mixture,
     PaddedShortcut,
+    Recurrent,
     Recycled,
     ResidualMLP,
     ResNet,
-    TextClassifier,
+    SqueezeExcite,
     TiedAutoencoder,
-    TinyGPT,
-    WrittenOutAttention,
 )
 
 from g_pt.tasks.mlp import mlp
@@ -140,6 +148,17 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "channels last": (ChannelsLast, random(1, 4, 4)),
     "recycled": (Recycled, random(5)),
     "autoencoder": (Autoencoder2d, random(1, 6, 6)),
+    "lstm": (lambda: Recurrent(nn.LSTM), random(3, 4)),
+    "bidirectional gru": (lambda: Recurrent(nn.GRU, bidirectional=True), random(3, 4)),
+    "last state": (LastState, random(3, 4)),
+    "rotary attention": (RotaryAttention, tokens(5)),
+    "vision transformer": (VisionTransformer, random(1, 4, 4)),
+    "squeeze and excite": (SqueezeExcite, random(1, 4, 4)),
+    "mixture": (Mixture, random(4)),
+    "weight norm": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 6)), nn.GLU(), nn.Linear(3, 2)),
+        random(4),
+    ),
 }
 
 GROUPS: dict[str, dict[str, int]] = {
@@ -160,11 +179,11 @@ GROUPS: dict[str, dict[str, int]] = {
     "layer norm": {"0.units": 8, "3.units": 6},
     "tied autoencoder": {"encoder.units": 4},
     "text classifier": {"embedding.units": 6, "fc1.units": 7},
-    "encoder layer": {"stem.units": 6, "layer.self_attn.in_proj_weight.units": 3, "layer.linear1.units": 10},
+    "encoder layer": {"stem.units": 6, "layer.self_attn.units": 3, "layer.linear1.units": 10},
     "tiny gpt": {"tokens.units": 6, "attention.qkv.units": 3, "mlp.0.units": 10},
     "written-out attention": {"stem.units": 6, "q.units": 4, "v.units": 7},
     "cross attention": {
-        "queries.units": 4, "stem.units": 6, "attention.in_proj_weight.units": 2, "attention.out_proj.units": 6,
+        "queries.units": 4, "stem.units": 6, "attention.units": 2, "attention.out_proj.units": 6,
     },
     "conv1d": {"0.units": 6, "3.units": 4},
     "prelu": {"0.units": 8, "2.units": 6},
@@ -175,4 +194,12 @@ GROUPS: dict[str, dict[str, int]] = {
     "channels last": {"conv.units": 5, "fc.units": 3, "fc.units.1": 5},
     "recycled": {"stem.units": 6},
     "autoencoder": {"down.units": 6, "up.units": 2},
+    "lstm": {"memory.units": 5, "memory.units.1": 5},
+    "bidirectional gru": {"memory.units": 5, "memory.units.1": 5, "memory.units.2": 5, "memory.units.3": 5},
+    "last state": {"lstm.units": 5, "cell.units": 6},
+    "rotary attention": {"tokens.units": 8, "q.units": 2},
+    "vision transformer": {"patches.units": 6, "layer.self_attn.units": 2, "layer.linear1.units": 7},
+    "squeeze and excite": {"conv.units": 6, "down.units": 2, "wide.units": 2},
+    "mixture": {"gate.units": 3, "up.units": 6},
+    "weight norm": {"0.units": 3},
 }  # fmt: skip

@@ -94,94 +94,6 @@ class TiedAutoencoder(nn.Module):
         return F.linear(torch.tanh(self.encoder(x)), self.encoder.weight.t(), self.shift)
 
 
-class TextClassifier(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(11, 6)
-        self.fc1 = nn.Linear(6, 7)
-        self.fc2 = nn.Linear(7, 3)
-
-    def forward(self, tokens):
-        return F.log_softmax(self.fc2(F.relu(self.fc1(self.embedding(tokens).mean(dim=1)))), dim=-1)
-
-
-class SelfAttention(nn.Module):
-    """Queries, keys and values from one layer, three heads of two."""
-
-    def __init__(self, width=6, heads=3):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x):
-        b, t, c = x.shape
-        q, k, v = self.qkv(x).reshape(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.proj(attended.transpose(1, 2).reshape(b, t, c))
-
-
-class TinyGPT(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.tokens = nn.Embedding(11, 6)
-        self.position = nn.Parameter(torch.zeros(5, 6))
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(6), nn.LayerNorm(6), nn.LayerNorm(6)
-        self.attention = SelfAttention()
-        self.mlp = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 6))
-        self.head = nn.Linear(6, 11, bias=False)
-        self.head.weight = self.tokens.weight
-
-    def forward(self, tokens):
-        x = self.tokens(tokens) + self.position[: tokens.shape[1]]
-        x = x + self.attention(self.norm1(x))
-        x = x + self.mlp(self.norm2(x))
-        return self.head(self.norm3(x))
-
-
-class WrittenOutAttention(nn.Module):
-    """One head, with matrix products and a softmax."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Linear(5, 6)
-        self.q, self.k, self.v = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 7)
-        self.out = nn.Linear(7, 6)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x):
-        x = self.stem(x)
-        weights = (self.q(x) @ self.k(x).transpose(1, 2) / 2.0).softmax(dim=-1)
-        return self.head((x + self.out(weights @ self.v(x))).mean(dim=1))
-
-
-class CrossAttention(nn.Module):
-    """Learned queries, interchangeable, that read the input; `nn.MultiheadAttention` as it comes."""
-
-    def __init__(self):
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(4, 6))
-        self.stem = nn.Linear(5, 6)
-        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x):
-        x = self.stem(x)
-        queries = self.queries.expand(len(x), -1, -1)
-        return self.head(self.attention(queries, x, x, need_weights=False)[0].mean(dim=1))
-
-
-class EncoderLayer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Linear(5, 6)
-        self.layer = nn.TransformerEncoderLayer(6, 3, 10, batch_first=True)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x):
-        return self.head(self.layer(self.stem(x))[:, 0])
-
-
 class Actor(nn.Module):
     def __init__(self):
         super().__init__()
@@ -273,3 +185,56 @@ class Autoencoder2d(nn.Module):
     def forward(self, x):
         x = F.interpolate(F.relu(self.up(F.relu(self.down(x)))), scale_factor=2, mode="bilinear")
         return self.out(self.grouped(x))
+
+
+class Recurrent(nn.Module):
+    """Two layers over a sequence, read at the last step."""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.memory = kind(4, 5, num_layers=2, batch_first=True, **options)
+        self.head = nn.LazyLinear(3)
+        self(torch.zeros(1, 1, 4))
+
+    def forward(self, x):
+        return self.head(self.memory(x)[0][:, -1])
+
+
+class LastState(nn.Module):
+    """A classifier that reads the last state of an LSTM, and one of cells stepped by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.cell, self.head = nn.LSTM(4, 5), nn.GRUCell(4, 6), nn.Linear(11, 3)
+
+    def forward(self, x):
+        state = x.new_zeros(x.shape[1], 6)
+        for step in x:
+            state = self.cell(step, state)
+        return self.head(torch.cat([self.lstm(x)[1][0][-1], state], dim=1))
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.down, self.up = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 2, 1), nn.Conv2d(2, 6, 1)
+        self.shuffle, self.out = nn.PixelShuffle(2), nn.Conv2d(2, 1, 1)
+        self.wide = nn.Conv2d(6, 8, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = x * torch.sigmoid(self.up(F.relu(self.down(x.mean((2, 3), keepdim=True)))))
+        return self.out(self.shuffle(self.wide(x)))
+
+
+class Mixture(nn.Module):
+    """Experts that can be reordered with their gates, and their units, all experts alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(4, 3)
+        self.up, self.down = nn.Parameter(torch.randn(3, 4, 6)), nn.Parameter(torch.randn(3, 6, 2))
+
+    def forward(self, x):
+        hidden = torch.einsum("bi,eij->bej", x, self.up).relu()
+        return torch.einsum("bej,ejk,be->bk", hidden, self.down, self.gate(x).softmax(dim=-1))
