@@ -16,6 +16,9 @@ _TASKS: dict[str, str] = {
     "digits": "g_pt.tasks.digits:Digits",
     "digits-deep": "g_pt.tasks.digits:DigitsDeep",
     "fashion-mnist": "g_pt.tasks.images:FashionMNIST",
+    "moons": "g_pt.tasks.toys:Moons",
+    "regression": "g_pt.tasks.toys:Wave",
+    "spirals": "g_pt.tasks.toys:Spirals",
 }
 
 

@@ -23,6 +23,7 @@ from g_pt.tasks.examples import LabelledExamples
 
 # Activations of this many floats at once keep the working set of an evaluation in cache.
 EVALUATION_FLOATS = 1 << 19
+MAX_FLOATS = 1 << 25  # 128 MiB
 RECALIBRATION_EXAMPLES = 1024
 
 
@@ -128,11 +129,21 @@ class SupervisedTask(TrainableTask):
         check_split(split)
         self._check_params(params)
         data = self.splits[split].to(params.device)
-        measured = [
-            self.measure(self.forward(self.layout.unflatten(part), data.inputs), data.labels)
-            for part in params.float().split(self._networks_at_once(len(data)))
-        ]
+        networks, examples = self.evaluation_chunk(len(data))
+        measured = []
+        for part in params.float().split(networks):
+            tensors = self.layout.unflatten(part)
+            outputs = [self.forward(tensors, some) for some in data.inputs.split(examples)]
+            measured.append(self.measure(torch.cat(outputs, dim=-1), data.labels))
         return {name: torch.cat([part[name] for part in measured]) for name in self.metrics}
+
+    def evaluation_chunk(self, num_examples: int) -> tuple[int, int]:
+        """How many networks, and how many of a split's examples, go through one call of `forward` in an evaluation.
+
+        By default as many networks as keep the largest activation in cache, on all examples that fit in memory.
+        """
+        size = self._floats_per_example
+        return max(1, EVALUATION_FLOATS // (num_examples * size)), min(num_examples, max(1, MAX_FLOATS // size))
 
     @torch.no_grad()
     def recalibrate(self, params: Tensor) -> Tensor:
@@ -148,7 +159,7 @@ class SupervisedTask(TrainableTask):
         num = min(len(train), RECALIBRATION_EXAMPLES)
         inputs = train.inputs[torch.linspace(0, len(train) - 1, num).long().to(params.device)]
         parts = []
-        for part in params.split(self._networks_at_once(num)):
+        for part in params.split(self.evaluation_chunk(num)[0]):
             tensors = {name: tensor.float().clone() for name, tensor in self.layout.unflatten(part).items()}
             for name in statistics:
                 tensors[name].zero_()  # spoilt values must not get into the average, not even times 0
@@ -160,9 +171,6 @@ class SupervisedTask(TrainableTask):
     def _check_params(self, params: Tensor) -> None:
         if params.dim() != 2 or params.shape[1] != self.layout.num_params:
             raise ValueError(f"task {self.name!r} takes (batch, {self.layout.num_params}), got {tuple(params.shape)}")
-
-    def _networks_at_once(self, num_examples: int) -> int:
-        return max(1, EVALUATION_FLOATS // (num_examples * self._floats_per_example))
 
     @cached_property
     def _floats_per_example(self) -> int:
