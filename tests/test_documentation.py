@@ -7,10 +7,18 @@ import pytest
 import yaml
 from tiny_training import tiny_store
 
+from checkpoints_dataset.store import CheckpointStore
+from g_pt.commands import harvest
 from g_pt.tasks import registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# blocks that begin with "# name.py" are files, which the other blocks may use
+FILES = {
+    name: block
+    for page in PAGES
+    for block, name in re.findall(r"```python\n(# (\w+\.py)\n.*?)```", page.read_text(), re.DOTALL)
+}
 BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
@@ -24,7 +32,22 @@ def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     if "runs/digits/checkpoints" in block:
         tiny_store(tmp_path / "runs" / "digits" / "checkpoints")
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
     exec(compile(block, "documentation", "exec"), {})
+
+
+def test_the_task_file_is_harvested_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    (tmp_path / "my_task.py").write_text(FILES["my_task.py"])
+    page = (ROOT / "docs" / "extending.md").read_text()
+    (arguments,) = re.findall(r"^gpt-harvest (.*)$", page, re.MULTILINE)
+    small = ["--num-runs", "4", "--num-steps", "30", "--num-checkpoints", "2"]
+    harvest.main([*arguments.replace("--num-runs 2000", "").split(), *small])
+    store = CheckpointStore("runs/cancer/checkpoints")
+    assert store.header.task == "breast-cancer"
+    assert store.metrics["error"][store.step == 30].max() < 15
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

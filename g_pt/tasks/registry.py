@@ -19,6 +19,9 @@ _TASKS: dict[str, str] = {
     "fashion-cnn": "g_pt.tasks.images:FashionCNN",
     "fashion-mnist": "g_pt.tasks.images:FashionMNIST",
     "mnist": "g_pt.tasks.images:MNIST",
+    "moons": "g_pt.tasks.toys:Moons",
+    "regression": "g_pt.tasks.toys:Wave",
+    "spirals": "g_pt.tasks.toys:Spirals",
 }
 
 

@@ -23,8 +23,7 @@ from g_pt.tasks.examples import LabelledExamples
 
 # Activations of this many floats at once keep the working set of an evaluation in cache.
 EVALUATION_FLOATS = 1 << 19
-# Where one network's activations on all examples are more than this, examples are taken in parts.
-MAX_EXAMPLE_FLOATS = 1 << 22
+MAX_FLOATS = 1 << 25  # 128 MiB
 RECALIBRATION_EXAMPLES = 1024
 
 
@@ -134,9 +133,17 @@ class SupervisedTask(TrainableTask):
         measured = []
         for part in params.float().split(networks):
             tensors = self.layout.unflatten(part)
-            outputs = [self.forward(tensors, some) for some in data.inputs.split(examples)]  # (b, ..., n) each
+            outputs = [self.forward(tensors, some) for some in data.inputs.split(examples)]
             measured.append(self.measure(torch.cat(outputs, dim=-1), data.labels))
         return {name: torch.cat([part[name] for part in measured]) for name in self.metrics}
+
+    def evaluation_chunk(self, num_examples: int) -> tuple[int, int]:
+        """How many networks, and how many of a split's examples, go through one call of `forward` in an evaluation.
+
+        By default as many networks as keep the largest activation in cache, on all examples that fit in memory.
+        """
+        size = self._floats_per_example
+        return max(1, EVALUATION_FLOATS // (num_examples * size)), min(num_examples, max(1, MAX_FLOATS // size))
 
     @torch.no_grad()
     def recalibrate(self, params: Tensor) -> Tensor:
@@ -164,11 +171,6 @@ class SupervisedTask(TrainableTask):
     def _check_params(self, params: Tensor) -> None:
         if params.dim() != 2 or params.shape[1] != self.layout.num_params:
             raise ValueError(f"task {self.name!r} takes (batch, {self.layout.num_params}), got {tuple(params.shape)}")
-
-    def evaluation_chunk(self, num_examples: int) -> tuple[int, int]:
-        """How many networks, and how many of a split's examples, `evaluate` gives to one call of `forward`."""
-        examples = min(num_examples, max(1, MAX_EXAMPLE_FLOATS // self._floats_per_example))
-        return max(1, EVALUATION_FLOATS // (examples * self._floats_per_example)), examples
 
     @cached_property
     def _floats_per_example(self) -> int:
