@@ -47,7 +47,7 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
         metrics=dict(task.metrics),
         num_shards=config.num_shards,
         dtype=config.dtype,
-        source={"kind": "harvest", **asdict(config)},
+        source={"kind": "harvest", **asdict(config)} | ({"data": task.data_subset} if task.data_subset else {}),
     )
     steps = checkpoint_steps(config.num_steps, config.num_checkpoints, config.spacing)
     writer = DatasetWriter(folder, header)  # only now: settings that cannot be harvested leave no folder behind
@@ -103,8 +103,9 @@ def train_networks(
         if step == config.num_steps:
             break
         with precision:
-            loss = task.training_losses(tensors, next(batches)).sum()  # no parameter is shared: one backward for all
-        grads = torch.autograd.grad(loss, list(tensors.values()))
+            losses = task.augmented_losses(tensors, next(batches), generator)
+        # networks do not share parameters: one backward
+        grads = torch.autograd.grad(losses.sum(), list(tensors.values()))
         learning_rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
         for optimizer, tensor, grad in zip(optimizers, tensors.values(), grads, strict=True):
             optimizer.step(tensor, grad.contiguous(), learning_rate)

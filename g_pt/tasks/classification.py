@@ -59,6 +59,16 @@ class ClassificationTask(TrainableTask):
         logits = self.forward(tensors, train.inputs[examples])
         return cross_entropy(logits, train.labels[examples])
 
+    def augmented_losses(self, tensors: Mapping[str, Tensor], examples: Tensor, generator: torch.Generator) -> Tensor:
+        """The same on inputs that `augment` changed at random: (B,)."""
+        train = self.splits["train"].to(examples.device)
+        logits = self.forward(tensors, self.augment(train.inputs[examples], generator))
+        return cross_entropy(logits, train.labels[examples])
+
+    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Change a mini-batch of training inputs at random; here nothing is changed and nothing drawn."""
+        return inputs
+
     @torch.no_grad()
     def evaluate(self, params: Tensor, split: Split = "test") -> dict[str, Tensor]:
         """Loss in nats and error in percent of each network, each (B,), on one split."""
