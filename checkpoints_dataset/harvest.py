@@ -51,8 +51,7 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
         metrics=dict(task.metrics),
         num_shards=config.num_shards,
         dtype=config.dtype,
-        # the task's name, not the path of a user's file
-        source={"kind": "harvest", **config.to_json(), "task": task.name},
+        source={"kind": "harvest", **config.to_json(), **facts_of(task)},
     )
     with folder_lock(folder):  # only now: settings that cannot be harvested leave no folder behind
         return write_missing_shards(DatasetWriter(folder, header), task, config, progress)
@@ -129,8 +128,8 @@ def train_networks(
         if step == config.num_steps:
             break
         with precision:
-            loss = task.training_losses(tensors, next(batches)).sum()  # no parameter is shared: one backward for all
-        grads = torch.autograd.grad(loss, trained)
+            losses = task.augmented_losses(tensors, next(batches), generator)
+        grads = torch.autograd.grad(losses.sum(), trained)  # no parameter is shared: one backward for all
         learning_rate = rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
         for optimizer, tensor, grad in zip(optimizers, trained, grads, strict=True):
             optimizer.step(tensor, grad.contiguous(), learning_rate)
@@ -138,6 +137,11 @@ def train_networks(
             progress(len(rates))
     metrics = {name: torch.stack([m[name] for m in measured], dim=1) for name in task.metrics}
     return torch.stack(kept, dim=1), metrics
+
+
+def facts_of(task: TrainableTask) -> dict[str, str]:
+    """What a dataset says of its task: the name, not the path of a user's file, and which part of the data."""
+    return {"task": task.name} | ({"data": task.data_subset} if task.data_subset else {})
 
 
 def learning_rates(config: HarvestConfig, num_networks: int, generator: torch.Generator) -> list[float]:

@@ -21,6 +21,7 @@ from typing import Any
 from checkpoints_dataset.config import HarvestConfig
 from g_pt.commands.terminal import exit_on_user_error
 from g_pt.config_files import parse_config
+from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
 
 PRESETS = Path(__file__).parent / "presets"
@@ -34,6 +35,8 @@ class Program(TrainConfig):
     """How the dataset is made where it does not exist; its task is that of the training."""
     resume: bool = False
     """Continue from the newest checkpoint in the output folder."""
+    data_dir: Path | None = None
+    """Folder in which image sets are looked for first."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -43,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
         Program(), arguments, presets=PRESETS, prog="train_g_pt.py", description=(__doc__ or "").strip()
     )
     with exit_on_user_error("train_g_pt.py"):
+        use_data_dir(program.data_dir)
         run(program)
 
 

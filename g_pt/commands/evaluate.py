@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from g_pt.commands.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
+from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
     from g_pt.pipeline import ParameterUpdatePipeline
@@ -43,6 +44,8 @@ class Arguments:
     """Where to write the report as JSON."""
     figure: Path = Path("prompt_curve.png")
     """Where to draw prompted against achieved (.png)."""
+    data_dir: Path | None = None
+    """Folder in which image sets are looked for first."""
 
     def check(self) -> None:
         """Refuse outputs that could not be written after all the work."""
@@ -59,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         parsed = tyro.cli(Arguments, args=arguments, prog="gpt-evaluate", description=(__doc__ or "").strip())
         show_warnings("gpt-evaluate")
         parsed.check()
+        use_data_dir(parsed.data_dir)
         run(parsed)
 
 

@@ -19,6 +19,7 @@ import tyro
 
 from checkpoints_dataset.config import HarvestConfig
 from g_pt.commands.terminal import exit_on_user_error
+from g_pt.tasks.data_folders import use_data_dir
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class Arguments(HarvestConfig):
 
     out: Path | None = None
     """Folder of the dataset; runs/<task>/checkpoints where it is not given."""
+    data_dir: Path | None = None
+    """Folder in which image sets are looked for first."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-harvest"):
         parsed = tyro.cli(Arguments, args=arguments, prog="gpt-harvest", description=(__doc__ or "").strip())
+        use_data_dir(parsed.data_dir)
         config = HarvestConfig(**{f.name: getattr(parsed, f.name) for f in fields(HarvestConfig)})
         harvest_with_progress(config, parsed.out or default_folder(config.task))
 

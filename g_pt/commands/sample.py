@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from g_pt.commands.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
+from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,8 @@ class Arguments:
     """State dict of the updated network; several samples get -0, -1, ... before the suffix."""
     json: bool = False
     """Print one JSON object instead of a table."""
+    data_dir: Path | None = None
+    """Folder in which image sets are looked for first."""
 
     def prompt(self) -> tuple[str, float]:
         """Name and wanted value of the one metric that is prompted."""
@@ -90,6 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
         parsed = tyro.cli(Arguments, args=arguments, prog="gpt-sample", description=(__doc__ or "").strip())
         metric, prompt = parsed.prompt()
         parsed.check()
+        use_data_dir(parsed.data_dir)
         show_warnings("gpt-sample")
         result = run(parsed, metric, prompt)
         if parsed.json:

@@ -92,6 +92,18 @@ class TrainableTask(Task):
             (B,) losses.
         """
 
+    @property
+    def data_subset(self) -> str | None:
+        """Name of the part of the data where it is not all of it; every harvest records it."""
+        return None
+
+    def augmented_losses(self, tensors: Mapping[str, Tensor], examples: Tensor, generator: torch.Generator) -> Tensor:
+        """Losses that a harvest trains on: `training_losses`, unless a task changes its examples at random.
+
+        What is drawn comes from `generator` alone, so that a harvest can be repeated byte for byte.
+        """
+        return self.training_losses(tensors, examples)
+
 
 def check_split(split: str) -> None:
     """Refuse a split that does not exist."""
