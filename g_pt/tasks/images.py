@@ -13,6 +13,7 @@ import torch
 
 from g_pt.tasks.base import Split
 from g_pt.tasks.classification import ClassificationTask, LabelledExamples
+from g_pt.tasks.cnn import CNNTask
 from g_pt.tasks.image_sets import ImageSet, load_image_set
 from g_pt.tasks.mlp import MLPTask
 
@@ -56,3 +57,28 @@ class FashionMNIST(ImageTask, MLPTask):
     image_set = "fashion-mnist"
     widths = (784, 10, 10)
     flatten_images = True
+
+
+class FashionCNN(ImageTask, CNNTask):
+    """The paper's CNN for one channel, 5,082 parameters, on Fashion-MNIST."""
+
+    name = "fashion-cnn"
+    image_set = "fashion-mnist"
+    input_shape = (1, 28, 28)
+
+
+class MNIST(ImageTask, MLPTask):
+    """Networks 784-10-10 with 7,960 parameters on MNIST: the paper's task."""
+
+    name = "mnist"
+    image_set = "mnist"
+    widths = (784, 10, 10)
+    flatten_images = True
+
+
+class CIFAR10(ImageTask, CNNTask):
+    """The paper's CNN, 5,370 parameters, on CIFAR-10."""
+
+    name = "cifar10"
+    image_set = "cifar10"
+    input_shape = (3, 32, 32)
