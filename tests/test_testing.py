@@ -26,9 +26,11 @@ def own_registry(monkeypatch):
 def test_our_own_tasks_keep_their_promises(name):
     task = get_task(name)
     try:
-        task.evaluate(task.init(1, torch.Generator().manual_seed(0)))
+        splits = task.splits
     except FileNotFoundError as error:
         pytest.skip(str(error).partition(";")[0])
+    # a few examples will do: the paper's CNN would take a minute on all of them
+    task.splits = {split: LabelledExamples(data.inputs[:600], data.labels[:600]) for split, data in splits.items()}
     check_task(task)
 
 

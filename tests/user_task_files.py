@@ -1,4 +1,4 @@
-"""Files as a user writes them: a task with BatchNorm and Dropout in about 30 lines."""
+"""Files as a user writes them: a task with BatchNorm and Dropout in about 20 lines."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ BATCHNORM_FILE = """
 import torch
 from torch import nn
 
-from g_pt.permutations import PermutationSpec
 from g_pt.tasks.classification import ClassificationTask
 from g_pt.tasks.examples import split_examples
 
@@ -22,17 +21,6 @@ class Blobs(ClassificationTask):
         labels = torch.arange(400) % 2
         inputs = 2 * torch.randn(400, 3, generator=generator) + 3 * labels[:, None] + 5
         self.splits = split_examples(inputs, labels)
-
-    @property
-    def permutations(self):
-        hidden = ("hidden",)
-        return PermutationSpec(
-            {
-                "0.weight": ("hidden", None), "0.bias": hidden,
-                "1.weight": hidden, "1.bias": hidden, "1.running_mean": hidden, "1.running_var": hidden,
-                "4.weight": (None, "hidden"), "4.bias": (None,),
-            }
-        )
 """
 
 

@@ -19,12 +19,16 @@ from g_pt.tasks.cnn import CNNTask
 from g_pt.tasks.image_sets import ImageSet, load_image_set
 from g_pt.tasks.mlp import MLPTask
 
+# Measuring a CNN costs as much as several steps of its training, and a harvest does it at every checkpoint.
+CNN_VALIDATION = 2_000
+
 
 class ImageTask(ClassificationTask):
     """Images in the three splits; a task adds the name of its image set and the networks."""
 
     image_set: ClassVar[str]
     flatten_images: ClassVar[bool] = False
+    num_validation: ClassVar[int | None] = None  # the image set's own number
 
     @cached_property
     def images(self) -> ImageSet:
@@ -34,7 +38,7 @@ class ImageTask(ClassificationTask):
     @cached_property
     def splits(self) -> dict[Split, LabelledExamples]:  # type: ignore[override]
         """The three parts of the data."""
-        return image_splits(self.images, flatten=self.flatten_images)
+        return image_splits(self.images, flatten=self.flatten_images, num_validation=self.num_validation)
 
     @property
     def data_subset(self) -> str | None:
@@ -42,12 +46,15 @@ class ImageTask(ClassificationTask):
         return self.images.subset
 
 
-def image_splits(images: ImageSet, *, flatten: bool) -> dict[Split, LabelledExamples]:
+def image_splits(
+    images: ImageSet, *, flatten: bool, num_validation: int | None = None
+) -> dict[Split, LabelledExamples]:
     """Split and standardise: inputs (N, channels, height, width), or (N, pixels) with `flatten`."""
-    num_train = len(images.train_images) - images.num_validation
+    num_validation = num_validation or images.num_validation
+    num_train = len(images.train_images) - num_validation
     if num_train < 1:
         raise ValueError(
-            f"the last {images.num_validation} training images are the validation split, so more are needed; "
+            f"the last {num_validation} training images are the validation split, so more are needed; "
             f"got {len(images.train_images)}"
         )
     train = images.train_images.float() / 255
@@ -96,6 +103,7 @@ class FashionCNN(ImageTask, CNNTask):
     name = "fashion-cnn"
     image_set = "fashion-mnist"
     input_shape = (1, 28, 28)
+    num_validation = CNN_VALIDATION
 
 
 class MNIST(ImageTask, MLPTask):
@@ -113,6 +121,7 @@ class CIFAR10(ImageTask, CNNTask):
     name = "cifar10"
     image_set = "cifar10"
     input_shape = (3, 32, 32)
+    num_validation = CNN_VALIDATION
 
     def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Random mirroring and shifts, in training only."""

@@ -71,9 +71,8 @@ class SupervisedTask(TrainableTask):
 
     @cached_property
     def permutations(self) -> PermutationSpec:
-        """Derived from the module and verified on inputs of the shape of the examples."""
-        input_shape = tuple(self.splits["train"].inputs.shape[1:])
-        return PermutationSpec.from_module(copy.deepcopy(self.template), input_shape)
+        """Derived from the module and verified, on training examples."""
+        return PermutationSpec.from_module(copy.deepcopy(self.template), example_input=self.splits["train"].inputs[:2])
 
     def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
         """Parameters (B, P) of modules made one by one by `network()`; the global generator stays as it was."""
@@ -150,14 +149,6 @@ class SupervisedTask(TrainableTask):
             measured.append(self.measure(torch.cat(outputs, dim=-1), data.labels))
         return {name: torch.cat([part[name] for part in measured]) for name in self.metrics}
 
-    def evaluation_chunk(self, num_examples: int) -> tuple[int, int]:
-        """How many networks, and how many of a split's examples, go through one call of `forward` in an evaluation.
-
-        By default as many networks as keep the largest activation in cache, on all examples that fit in memory.
-        """
-        size = self._floats_per_example
-        return max(1, EVALUATION_FLOATS // (num_examples * size)), min(num_examples, max(1, MAX_FLOATS // size))
-
     @torch.no_grad()
     def recalibrate(self, params: Tensor) -> Tensor:
         """Write the statistics of training examples into the running mean and variance of every BatchNorm: (B, P).
@@ -184,6 +175,14 @@ class SupervisedTask(TrainableTask):
     def _check_params(self, params: Tensor) -> None:
         if params.dim() != 2 or params.shape[1] != self.layout.num_params:
             raise ValueError(f"task {self.name!r} takes (batch, {self.layout.num_params}), got {tuple(params.shape)}")
+
+    def evaluation_chunk(self, num_examples: int) -> tuple[int, int]:
+        """How many networks, and how many of a split's examples, go through one call of `forward` in an evaluation.
+
+        By default as many networks as keep the largest activation in cache, on all examples that fit in memory.
+        """
+        size = self._floats_per_example
+        return max(1, EVALUATION_FLOATS // (num_examples * size)), min(num_examples, max(1, MAX_FLOATS // size))
 
     @cached_property
     def _floats_per_example(self) -> int:
