@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 Spacing = Literal["mixed", "log", "linear"]
 
@@ -13,7 +14,7 @@ class HarvestConfig:
     """How runs are trained and which of their checkpoints are kept."""
 
     task: str = "digits"
-    """Task whose networks are trained."""
+    """Task whose networks are trained: a name, path/to/file.py:Class or package.module:Class."""
     num_runs: int = 4000
     """Number of networks."""
     num_steps: int = 400
@@ -23,11 +24,13 @@ class HarvestConfig:
     spacing: Spacing = "mixed"
     """Which steps are kept: evenly spaced, evenly spaced in log(step), or half of each."""
     optimizer: str = "nesterov"
-    """nesterov, sgd, adam or adamw."""
+    """nesterov, sgd, adam, adamw or rmsprop."""
     learning_rate: float = 0.1
-    """Base learning rate; it falls to 0 along a cosine."""
+    """Base learning rate of all runs; it falls to 0 along a cosine."""
+    learning_rate_range: tuple[float, float] | None = None
+    """Draw the base learning rate of each run between these two, log-uniformly, in place of learning_rate."""
     momentum: float = 0.9
-    """Momentum of nesterov and sgd."""
+    """Momentum of nesterov, sgd and rmsprop."""
     weight_decay: float = 5e-4
     """Weight decay, on all parameters."""
     batch_size: int = 64
@@ -50,11 +53,23 @@ class HarvestConfig:
         for name in ("learning_rate", "momentum", "weight_decay", "seed", "max_abs_param"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.learning_rate_range is not None:
+            low, high = self.learning_rate_range
+            if not 0 < low <= high < math.inf:
+                raise ValueError(
+                    "learning_rate_range must be two positive numbers, the smaller first, "
+                    f"got {self.learning_rate_range}"
+                )
         if not 2 <= self.num_checkpoints <= self.num_steps + 1:
             raise ValueError(
                 f"num_checkpoints must lie between 2 and num_steps + 1 = {self.num_steps + 1}, "
                 f"got {self.num_checkpoints}"
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as a dataset records them: lists for pairs, and nothing for what is not set."""
+        settings = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
     @property
     def num_shards(self) -> int:

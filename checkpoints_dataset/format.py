@@ -102,7 +102,10 @@ class DatasetHeader:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One optimisation: its rows in the shard and whatever is known about it."""
+    """One optimisation: its rows in the shard and whatever is known about it.
+
+    The metadata of a harvested run are its `optimizer` and its base `learning_rate`.
+    """
 
     run: int
     first_row: int

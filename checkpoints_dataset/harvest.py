@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
+from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader
 from checkpoints_dataset.optimizers import make_optimizer
 from checkpoints_dataset.writer import DatasetWriter
-from g_pt.seeds import keyed_generator
+from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import TrainableTask
 
@@ -32,6 +32,10 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
 
     Returns:
         `{run: reason}` for the runs left out by this call.
+
+    Raises:
+        ValueError: the task cannot be trained, or not with these settings.
+        StoreError: the folder holds something else, or another harvest is writing there.
     """
     task = get_task(config.task)
     if not isinstance(task, TrainableTask):
@@ -41,16 +45,25 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
             f"batch_size must be at most {task.num_examples}, the number of examples, got {config.batch_size}"
         )
     make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)  # is there one?
+    part = {"data": task.data_subset} if task.data_subset else {}
     header = DatasetHeader(
         task=task.name,
         layout=task.layout,
         metrics=dict(task.metrics),
         num_shards=config.num_shards,
         dtype=config.dtype,
-        source={"kind": "harvest", **asdict(config)} | ({"data": task.data_subset} if task.data_subset else {}),
+        # the task's name, not the path of a user's file
+        source={"kind": "harvest", **config.to_json(), "task": task.name} | part,
     )
+    with folder_lock(folder):  # only now: settings that cannot be harvested leave no folder behind
+        return write_missing_shards(DatasetWriter(folder, header), task, config, progress)
+
+
+def write_missing_shards(
+    writer: DatasetWriter, task: TrainableTask, config: HarvestConfig, progress: Progress | None
+) -> dict[int, str]:
+    """Train and write the shards that are not there yet; returns what `harvest` returns."""
     steps = checkpoint_steps(config.num_steps, config.num_checkpoints, config.spacing)
-    writer = DatasetWriter(folder, header)  # only now: settings that cannot be harvested leave no folder behind
     left_out: dict[int, str] = {}
     for shard in range(config.num_shards):
         first = shard * config.runs_per_shard
@@ -60,12 +73,15 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
                 progress(len(runs) * config.num_steps)
             continue
         generator = keyed_generator(config.seed, shard)
-        params, metrics = train_networks(task, config, steps, len(runs), generator, progress)
+        rates = learning_rates(config, len(runs), generator)
+        with seeded_global_generator(keyed_generator(config.seed, shard, 1).initial_seed()):  # dropout draws from it
+            params, metrics = train_networks(task, config, steps, rates, generator, progress)
         reasons = [rejection(checkpoints, config.max_abs_param) for checkpoints in params]
         kept = [i for i, reason in enumerate(reasons) if reason is None]
         rejected = {runs[i]: reason for i, reason in enumerate(reasons) if reason is not None}
         kept_metrics = {name: values[kept] for name, values in metrics.items()}
-        writer.write_shard(shard, params[kept], steps, kept_metrics, {runs[i]: {} for i in kept}, left_out=rejected)
+        records = {runs[i]: {"optimizer": config.optimizer, "learning_rate": rates[i]} for i in kept}
+        writer.write_shard(shard, params[kept], steps, kept_metrics, records, left_out=rejected)
         left_out |= rejected
     return left_out
 
@@ -74,20 +90,31 @@ def train_networks(
     task: TrainableTask,
     config: HarvestConfig,
     steps: list[int],
-    num_networks: int,
+    rates: list[float],
     generator: torch.Generator,
     progress: Progress | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Train R networks at once on shared mini-batches, with a cosine from the base learning rate to 0.
+    """Train R networks at once on shared mini-batches, each with a cosine from its base learning rate to 0.
+
+    Args:
+        task: what the networks are and learn.
+        config: optimizer, batch size, number of steps, dtype.
+        steps: after which a checkpoint is kept, rising, the last being `config.num_steps`.
+        rates: base learning rate of each of the R networks.
+        generator: of the inits and the mini-batches.
+        progress: called after every step with the number of networks.
 
     Returns:
         Checkpoints (R, C, P) in the dtype of the dataset, and their validation metrics `{metric: (R, C)}`, measured
         on the parameters as they are stored.
     """
-    params = task.layout.unflatten(task.init(num_networks, generator))
-    tensors = {name: tensor.contiguous().requires_grad_() for name, tensor in params.items()}
+    # one rate for all is a float: a rate per network costs time at every step
+    rate: float | Tensor = rates[0] if len(set(rates)) == 1 else torch.tensor(rates)
+    params = task.layout.unflatten(task.init(len(rates), generator))
+    tensors = {name: tensor.clone() for name, tensor in params.items()}  # contiguous
+    trained = [tensors[name].requires_grad_() for name in task.trained_names]  # the others are buffers
     optimizers = [
-        make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay) for _ in tensors
+        make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay) for _ in trained
     ]
     dtype = getattr(torch, config.dtype)
     precision = torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16")
@@ -104,19 +131,38 @@ def train_networks(
             break
         with precision:
             losses = task.augmented_losses(tensors, next(batches), generator)
-        # networks do not share parameters: one backward
-        grads = torch.autograd.grad(losses.sum(), list(tensors.values()))
-        learning_rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-        for optimizer, tensor, grad in zip(optimizers, tensors.values(), grads, strict=True):
+        grads = torch.autograd.grad(losses.sum(), trained)  # networks share no parameters: one backward
+        learning_rate = rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
+        for optimizer, tensor, grad in zip(optimizers, trained, grads, strict=True):
             optimizer.step(tensor, grad.contiguous(), learning_rate)
         if progress is not None:
-            progress(num_networks)
+            progress(len(rates))
     metrics = {name: torch.stack([m[name] for m in measured], dim=1) for name in task.metrics}
     return torch.stack(kept, dim=1), metrics
 
 
+def learning_rates(config: HarvestConfig, num_networks: int, generator: torch.Generator) -> list[float]:
+    """Base learning rate of each network; draws from the generator only where a range is set."""
+    if config.learning_rate_range is None:
+        return [config.learning_rate] * num_networks
+    low, high = config.learning_rate_range
+    fractions = torch.rand(num_networks, generator=generator, dtype=torch.float64).tolist()
+    return [low * (high / low) ** fraction for fraction in fractions]  # log-uniform
+
+
 def mini_batches(num_examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless mini-batches of example indices: every epoch in a new order, an incomplete last batch dropped."""
+    """Endless mini-batches of example indices: every epoch in a new order, an incomplete last batch dropped.
+
+    Raises:
+        ValueError: no epoch holds a whole batch.
+    """
+    if not 1 <= batch_size <= num_examples:
+        raise ValueError(f"batch_size must lie between 1 and {num_examples}, the number of examples, got {batch_size}")
+    return endless_epochs(num_examples, batch_size, generator)
+
+
+def endless_epochs(num_examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """What `mini_batches` yields; a generator function of its own, since its body runs only at the first batch."""
     while True:
         order = torch.randperm(num_examples, generator=generator)
         yield from (batch for batch in order.split(batch_size) if len(batch) == batch_size)

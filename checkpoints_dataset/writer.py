@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from checkpoints_dataset.folder_lock import LOCK_FILE
 from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name
 from g_pt.atomic_files import TEMPORARY, atomic_path, read_json, write_json, written_by_living_process
 from g_pt.tensor_files import write_tensors
@@ -28,7 +29,7 @@ class DatasetWriter:
         """
         self.folder, self.header = Path(folder), header
         path = self.folder / HEADER_FILE
-        found = list(self.folder.iterdir()) if self.folder.is_dir() else []
+        found = [f for f in self.folder.iterdir() if f.name != LOCK_FILE] if self.folder.is_dir() else []
         leftovers = [file for file in found if is_leftover(file)]
         if path.exists():
             check_same(path, read_json(path), header.to_json())

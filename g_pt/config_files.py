@@ -44,7 +44,7 @@ def merge(config: Config, values: Mapping[str, Any], where: str) -> Config:
 
 
 def convert(value: Any, wanted: Any, where: str) -> Any:
-    """Make a value of a field's type; YAML reads 1e-4 as a string and 1 as an int, and knows no paths."""
+    """Make a value of a field's type; YAML reads 1e-4 as a string and 1 as an int, and knows no paths and no tuples."""
     for kind in get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,):
         if type(value) is kind or (get_origin(kind) is Literal and value in get_args(kind)):
             return value
@@ -53,6 +53,9 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
             with suppress(ValueError):
                 return float(value)
+        if get_origin(kind) is tuple and isinstance(value, list | tuple) and len(value) == len(get_args(kind)):
+            entries = enumerate(zip(value, get_args(kind), strict=True), start=1)
+            return tuple(convert(entry, entry_kind, f"{where}, entry {i}") for i, (entry, entry_kind) in entries)
     name = wanted.__name__ if isinstance(wanted, type) else str(wanted).removeprefix("typing.")
     raise ValueError(f"{where} must be of type {name}, got {value!r}")
 

@@ -1,10 +1,12 @@
-"""The training objective: denoising with prediction of x_0 (Ho et al. 2020; Peebles et al. 2022, eq. 2).
+"""The training objective: denoising, as a rule with prediction of x_0 (Ho et al. 2020; Peebles et al. 2022, eq. 2).
 
 B = batch, P = parameters per network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,9 +14,11 @@ from torch import Tensor
 
 from g_pt.normalization import ParameterNormalizer
 from g_pt.pairs import CheckpointPairs
+from g_pt.parameters import ParameterLayout
 from g_pt.transformer import ParameterTransformer
 
 TimeWeighting = Literal["uniform", "snr"]
+PredictionType = Literal["sample", "v_prediction"]
 MAX_SNR = 5.0  # Hang et al. 2023, "Min-SNR": for x_0-prediction the weight is min(SNR, 5)
 
 
@@ -33,6 +37,43 @@ def q_sample(x_0: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
     return abar.sqrt() * x_0 + (1 - abar).sqrt() * noise
 
 
+def velocity(x_0: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """v = sqrt(abar_t) noise - sqrt(1 - abar_t) x_0, with abar_t of each sample (B,); Salimans and Ho 2022, eq. 5.
+
+    Its own inverse: x_0 = sqrt(abar_t) x_t - sqrt(1 - abar_t) v.
+    """
+    abar = alphas_cumprod[:, None]
+    return abar.sqrt() * noise - (1 - abar).sqrt() * x_0
+
+
+def tensor_weights(layout: ParameterLayout) -> Tensor:
+    """Weights (P,) of mean 1 that make every tensor count alike, whatever its size."""
+    weights = torch.empty(layout.num_params)
+    for part, size in zip(layout.slices.values(), layout.sizes, strict=True):
+        weights[part] = layout.num_params / (len(layout.names) * size)
+    return weights
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised.
+
+    Attributes:
+        prediction_type: "sample": the model predicts x_0; "v_prediction": v.
+        weighting: of the error over diffusion time, normalised to mean 1: "uniform", or "snr": min(SNR, 5).
+        param_weights: (P,), of the error over the parameters; None for all alike.
+        behaviour: distance (B,) between predicted and true raw parameters (B, P); None for no such term.
+        behavioural_weight: of that distance, times abar_t: at high noise the prediction is a mean of many networks,
+            which need not behave like any of them.
+    """
+
+    prediction_type: PredictionType = "sample"
+    weighting: TimeWeighting = "uniform"
+    param_weights: Tensor | None = None
+    behaviour: Callable[[Tensor, Tensor], Tensor] | None = None
+    behavioural_weight: float = 0.0
+
+
 def diffusion_loss(
     model: ParameterTransformer,
     normalizer: ParameterNormalizer,
@@ -40,9 +81,9 @@ def diffusion_loss(
     timesteps: Tensor,
     noise: Tensor,
     alphas_cumprod: Tensor,
-    weighting: TimeWeighting = "uniform",
+    objective: Objective | None = None,
 ) -> Tensor:
-    """Mean squared error of the predicted x_0: a scalar.
+    """Mean squared error of the prediction: a scalar.
 
     Args:
         model: takes (x_t, timesteps, x_start, starting_metric, prompted_metric).
@@ -51,14 +92,23 @@ def diffusion_loss(
         timesteps: (B,) int64.
         noise: (B, P), standard normal.
         alphas_cumprod: (num_train_timesteps,).
-        weighting: of the error over diffusion time, normalised to mean 1: "uniform", or "snr": min(SNR, 5).
+        objective: what is minimised; x_0-prediction, every error alike, where not given.
     """
+    objective = objective or Objective()
     x_0, x_start = normalizer.normalize(pairs.future_params), normalizer.normalize(pairs.starting_params)
-    abar = alphas_cumprod[timesteps]
+    abar = alphas_cumprod[timesteps]  # (B,)
     x_t = q_sample(x_0, noise, abar)
-    predicted = model(x_t, timesteps, x_start, pairs.starting_metric, pairs.future_metric)
-    errors = (predicted.float() - x_0).square().mean(dim=1)  # (B,)
-    if weighting == "uniform":
-        return errors.mean()
-    snr = (alphas_cumprod / (1 - alphas_cumprod)).clamp(max=MAX_SNR)
-    return (errors * snr[timesteps]).mean() / snr.mean()
+    predicted = model(x_t, timesteps, x_start, pairs.starting_metric, pairs.future_metric).float()  # (B, P)
+    target = x_0 if objective.prediction_type == "sample" else velocity(x_0, noise, abar)
+    errors = (predicted - target).square()  # (B, P)
+    if objective.param_weights is not None:
+        errors = errors * objective.param_weights
+    loss = errors.mean(dim=1)  # (B,)
+    if objective.weighting == "snr":
+        snr = (alphas_cumprod / (1 - alphas_cumprod)).clamp(max=MAX_SNR)
+        loss = loss * snr[timesteps] / snr.mean()
+    if objective.behaviour is not None and objective.behavioural_weight:
+        predicted_x_0 = predicted if objective.prediction_type == "sample" else velocity(predicted, x_t, abar)
+        distance = objective.behaviour(normalizer.unnormalize(predicted_x_0), pairs.future_params)  # (B,)
+        loss = loss + objective.behavioural_weight * abar * distance
+    return loss.mean()

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from g_pt.parameters import ParameterLayout
+from g_pt.permutations import PermutationSpec
+
 
 @dataclass(frozen=True)
 class CheckpointPairs:
@@ -30,6 +33,15 @@ class CheckpointPairs:
 
     def __len__(self) -> int:
         return len(self.starting_params)
+
+    def permuted(
+        self, layout: ParameterLayout, permutations: PermutationSpec, generator: torch.Generator
+    ) -> CheckpointPairs:
+        """Each pair in a random order of units, the same for both of its networks: the functions stay."""
+        index = permutations.index(layout, permutations.draw(layout, len(self), generator))
+        index = index.to(self.starting_params.device)
+        start, future = (params.gather(1, index) for params in (self.starting_params, self.future_params))
+        return CheckpointPairs(start, future, self.starting_metric, self.future_metric)
 
     def to(self, device: torch.device) -> CheckpointPairs:
         """The same pairs on a device."""

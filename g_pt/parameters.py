@@ -20,7 +20,8 @@ class ParameterLayout:
 
     Tensors are flattened row-major and concatenated in state-dict order, as in the reference G.pt.
     Floating-point buffers are part of the layout, since a network does not compute without them; integer
-    buffers (counters) are not.
+    buffers (counters) are not. A tensor that a module holds under several names (tied weights) is part of the
+    layout once, under its first name.
     """
 
     names: tuple[str, ...]
@@ -35,7 +36,12 @@ class ParameterLayout:
     @classmethod
     def from_module(cls, module: nn.Module) -> ParameterLayout:
         """Read the layout off a module's state dict."""
-        tensors = {name: t for name, t in module.state_dict().items() if t.is_floating_point()}
+        tensors: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for name, tensor in module.state_dict(keep_vars=True).items():  # the tensors themselves, not copies
+            if tensor.is_floating_point() and id(tensor) not in seen:
+                seen.add(id(tensor))
+                tensors[name] = tensor
         if not tensors:
             raise ValueError(f"{type(module).__name__} has no floating-point parameters to lay out")
         return cls(tuple(tensors), tuple(tuple(t.shape) for t in tensors.values()))
@@ -90,7 +96,8 @@ class ParameterLayout:
     def check(self, tensors: Mapping[str, Tensor], *, batched: bool = False) -> None:
         """Refuse tensors that do not fit; the error names the tensor, the shape wanted and what came.
 
-        Integer tensors are ignored. With `batched`, leading axes in front of the shape are allowed.
+        Integer tensors are ignored, and so is a tensor that shares the memory of one in the layout (tied weights
+        under their other names). With `batched`, leading axes in front of the shape are allowed.
         """
         floating = {name: t for name, t in tensors.items() if t.is_floating_point()}
         for name, shape in zip(self.names, self.shapes, strict=True):
@@ -101,6 +108,9 @@ class ParameterLayout:
             if end != shape:
                 raise ValueError(f"tensor {name!r} must have shape {shape}, got {got}: another architecture?")
         extra = sorted(set(floating) - set(self.names))
+        if extra:
+            known = {floating[name].data_ptr() for name in self.names}
+            extra = [name for name in extra if floating[name].data_ptr() not in known]
         if extra:
             raise ValueError(f"tensors {extra} are not part of this network; its tensors are {self.describe()}")
 

@@ -5,80 +5,127 @@ P = parameters per network, B = networks in a batch.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from g_pt.parameters import ParameterLayout
 
-# Layers that act on each unit alone: a reordering of units passes through them.
-ELEMENTWISE = (
-    nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus,
-    nn.Dropout,
-)  # fmt: skip
-TOLERANCE = 1e-10
+
+class AxisBlock(NamedTuple):
+    """A stretch of an axis: `units` units of a group, one after the other, with `inner` entries each.
+
+    Entry `u * inner + k` of the block belongs to unit u. A block without a group does not move.
+    """
+
+    group: str | None
+    units: int
+    inner: int = 1
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return self.units * self.inner
+
+
+Blocks = tuple[AxisBlock, ...]
+Axis = str | Blocks | None
 
 
 @dataclass(frozen=True)
 class PermutationSpec:
-    """For each tensor, the permutation group of each axis, or None where the order is fixed.
+    """For each tensor and each of its axes, which entries move together.
 
-    `{"fc1.weight": ("hidden0", None), "fc1.bias": ("hidden0",), "fc2.weight": (None, "hidden0"), ...}` says
-    that the rows of fc1 and the columns of fc2 are the same hidden units.
+    An axis is None where the order is fixed, the name of a group where the axis is the group's units, or a
+    tuple of `AxisBlock` laid out one after the other. In
+    `{"fc1.weight": ("hidden0", None), "fc1.bias": ("hidden0",), "fc2.weight": (None, "hidden0"), ...}` the
+    rows of fc1 and the columns of fc2 are the same hidden units. A linear layer that reads 16 flattened maps
+    of 5 x 5 has `(None, (AxisBlock("conv.units", 16, 25),))`.
     """
 
-    axes: Mapping[str, tuple[str | None, ...]]
+    axes: Mapping[str, tuple[Axis, ...]]
 
     @classmethod
-    def from_module(cls, module: nn.Module, input_shape: tuple[int, ...]) -> PermutationSpec:
-        """Derive the spec of a sequence of Linear and element-wise layers, and verify it.
+    def from_module(
+        cls,
+        module: nn.Module,
+        input_shape: tuple[int, ...] | None = None,
+        *,
+        example_input: Tensor | tuple[Tensor, ...] | None = None,
+    ) -> PermutationSpec:
+        """Derive the spec of a network by tracing it in eval mode, and verify it.
+
+        Inputs and outputs keep their order, and so do tensors that the forward pass does not use. Groups are
+        named after the layer that makes their units: `fc1.units`.
 
         Args:
-            module: an `nn.Sequential`.
-            input_shape: shape of one input, for the check that permuted networks compute the same.
+            module: any network that `torch.export` can trace.
+            input_shape: shape of one float input, without the batch axis.
+            example_input: instead of a shape, a whole input with its batch axis (two or more), such as
+                integer tokens, or a tuple of them for a network that takes several.
 
         Raises:
-            ValueError: a layer is of another kind, or the derived spec changes the function.
+            ValueError: the network has control flow that depends on data, or an operation whose effect on
+                units is not known (the message names it), or the derived spec changes the function.
         """
-        if not isinstance(module, nn.Sequential):
-            raise ValueError(
-                f"a permutation spec can be derived from an nn.Sequential, got {type(module).__name__}; "
-                "write the spec by hand: PermutationSpec({tensor name: (group or None per axis)})"
-            )
-        linears = [name for name, layer in module.named_children() if isinstance(layer, nn.Linear)]
-        axes: dict[str, tuple[str | None, ...]] = {}
-        group_in: str | None = None
-        for name, layer in module.named_children():
-            if isinstance(layer, nn.Linear):
-                group_out = None if name == linears[-1] else f"{name}.units"
-                axes[f"{name}.weight"] = (group_out, group_in)
-                if layer.bias is not None:
-                    axes[f"{name}.bias"] = (group_out,)
-                group_in = group_out
-            elif not isinstance(layer, ELEMENTWISE):
-                raise ValueError(
-                    f"layer {name!r} ({type(layer).__name__}) is not known to let units be reordered; known are "
-                    f"Linear and {', '.join(kind.__name__ for kind in ELEMENTWISE)}. Write the spec by hand."
-                )
-        spec = cls(axes)
-        spec.verify(module, input_shape)
+        from g_pt.permutation_tracing import trace_axes  # it needs torch.export, which loads in a second
+
+        inputs = _example_inputs(input_shape, example_input, num_inputs=2)
+        spec = cls(trace_axes(module, inputs))
+        spec.verify(module, input_shape, example_input=example_input)
         return spec
 
-    def group_sizes(self, layout: ParameterLayout) -> dict[str, int]:
-        """Number of units of each group; the spec must fit the layout."""
+    @classmethod
+    def none(cls, layout: ParameterLayout) -> PermutationSpec:
+        """The spec in which every axis is fixed: right for any network, and of no use to augment it."""
+        return cls({name: (None,) * len(shape) for name, shape in zip(layout.names, layout.shapes, strict=True)})
+
+    def blocks(self, layout: ParameterLayout) -> dict[str, tuple[Blocks, ...]]:
+        """Every axis of every tensor as blocks with all sizes filled in: `{name: (blocks per axis)}`.
+
+        A fixed axis is one block `(None, size, 1)`, the axis of a group one block `(group, size, 1)`.
+
+        Raises:
+            ValueError: the spec does not fit the layout.
+        """
         if set(self.axes) != set(layout.names):
             raise ValueError(f"the spec names {sorted(self.axes)}, the layout {sorted(layout.names)}")
+        filled: dict[str, tuple[Blocks, ...]] = {}
         sizes: dict[str, int] = {}
         for name, shape in zip(layout.names, layout.shapes, strict=True):
             if len(self.axes[name]) != len(shape):
                 raise ValueError(f"{name!r} of shape {shape} needs {len(shape)} axis groups, got {self.axes[name]}")
-            for group, size in zip(self.axes[name], shape, strict=True):
-                if group is not None and sizes.setdefault(group, size) != size:
-                    raise ValueError(f"group {group!r} has {sizes[group]} units elsewhere, but {size} in {name!r}")
-        return sizes
+            filled[name] = tuple(
+                axis if isinstance(axis, tuple) else (AxisBlock(axis, size),)
+                for axis, size in zip(self.axes[name], shape, strict=True)
+            )
+            for number, (blocks, size) in enumerate(zip(filled[name], shape, strict=True)):
+                got = sum(block.size for block in blocks)
+                if got != size or any(block.units < 1 or block.inner < 1 for block in blocks):
+                    raise ValueError(
+                        f"axis {number} of {name!r} has {size} entries, its blocks (group, units, inner) "
+                        f"{[tuple(block) for block in blocks]} have {got}; units x inner must add up to the axis"
+                    )
+                for block in blocks:
+                    if block.group is not None and sizes.setdefault(block.group, block.units) != block.units:
+                        raise ValueError(
+                            f"group {block.group!r} has {sizes[block.group]} units elsewhere, "
+                            f"but {block.units} in {name!r}"
+                        )
+        return filled
+
+    def group_sizes(self, layout: ParameterLayout) -> dict[str, int]:
+        """Number of units of each group; the spec must fit the layout."""
+        return {
+            block.group: block.units
+            for axes in self.blocks(layout).values()
+            for blocks in axes
+            for block in blocks
+            if block.group is not None
+        }
 
     def draw(self, layout: ParameterLayout, num: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw `num` uniformly random permutations of every group: `{group: (num, units)}`."""
@@ -89,18 +136,10 @@ class PermutationSpec:
 
     def index(self, layout: ParameterLayout, permutations: Mapping[str, Tensor]) -> Tensor:
         """Where each entry of the permuted vector comes from: (B, P), to be used with `gather`."""
-        positions = torch.arange(layout.num_params)
+        blocks = self.blocks(layout)
         parts = []
-        for name, source in layout.unflatten(positions).items():
-            index = source[None]  # (1, *shape)
-            for axis, group in enumerate(self.axes[name], start=1):
-                if group is None:
-                    continue
-                perm = permutations[group]  # (B, units)
-                view = [len(perm)] + [-1 if a == axis else 1 for a in range(1, index.dim())]
-                shape = [len(perm), *index.shape[1:]]
-                index = index.expand(shape).gather(axis, perm.view(view).expand(shape))
-            parts.append(index.flatten(1))
+        for name, source in layout.unflatten(torch.arange(layout.num_params)).items():
+            parts.append(reorder(source[None], blocks[name], permutations).flatten(1))
         num = max(len(part) for part in parts)
         return torch.cat([part.expand(num, -1) for part in parts], dim=1)
 
@@ -112,31 +151,87 @@ class PermutationSpec:
         index = self.index(layout, permutations).to(params.device)
         return params.gather(1, index.expand(len(params), -1))
 
-    def verify(self, module: nn.Module, input_shape: tuple[int, ...], *, num_inputs: int = 8) -> None:
-        """Check in float64 that a random reordering leaves the module's outputs as they were.
+    def verify(
+        self,
+        module: nn.Module,
+        input_shape: tuple[int, ...] | None = None,
+        *,
+        example_input: Tensor | tuple[Tensor, ...] | None = None,
+        num_inputs: int = 8,
+    ) -> None:
+        """Check in float64 and eval mode that random reorderings leave the module's outputs as they were.
+
+        A group that no output depends on passes the check for nothing: a warning names it.
+
+        Args:
+            module: the network; its own parameters only say which tensors must stay positive.
+            input_shape: shape of one float input, without the batch axis.
+            example_input: instead of a shape, a whole input or a tuple of them.
+            num_inputs: how many random inputs of `input_shape` are used.
 
         Raises:
             ValueError: outputs differ by more than 1e-10 of their scale.
         """
-        generator = torch.Generator().manual_seed(0)
-        network = copy.deepcopy(module).double().eval()
-        layout = ParameterLayout.from_module(network)
-        inputs = torch.randn(num_inputs, *input_shape, generator=generator, dtype=torch.float64)
-        params = torch.randn(1, layout.num_params, generator=generator, dtype=torch.float64)
-        permuted = self.permute(params, layout, self.draw(layout, 1, generator))
-        with torch.no_grad():
-            before, after = (
-                torch.func.functional_call(network, layout.unflatten(p[0]), (inputs,)) for p in (params, permuted)
-            )
-        gap = ((before - after).abs().max() / before.abs().max().clamp(min=1.0)).item()
-        if not gap <= TOLERANCE:
-            raise ValueError(f"permuting units by this spec changes the outputs by {gap:.2e} (allowed: {TOLERANCE})")
+        from g_pt.permutation_checks import check_function_is_kept
 
-    def to_json(self) -> dict[str, list[str | None]]:
-        """Plain dict of lists, as kept beside models."""
-        return {name: list(axes) for name, axes in self.axes.items()}
+        check_function_is_kept(self, module, _example_inputs(input_shape, example_input, num_inputs))
+
+    def to_json(self) -> dict[str, list[Any]]:
+        """Plain dict of lists, as kept beside models: per axis null, a group or `[[group, units, inner], ...]`."""
+        return {
+            name: [[list(block) for block in axis] if isinstance(axis, tuple) else axis for axis in axes]
+            for name, axes in self.axes.items()
+        }
 
     @classmethod
-    def from_json(cls, entries: Mapping[str, list[str | None]]) -> PermutationSpec:
+    def from_json(cls, entries: Mapping[str, list[Any]]) -> PermutationSpec:
         """Inverse of `to_json`."""
-        return cls({name: tuple(axes) for name, axes in entries.items()})
+        return cls(
+            {
+                name: tuple(
+                    axis if axis is None or isinstance(axis, str) else tuple(AxisBlock(*block) for block in axis)
+                    for axis in axes
+                )
+                for name, axes in entries.items()
+            }
+        )
+
+
+def reorder(tensor: Tensor, axes: tuple[Blocks, ...], permutations: Mapping[str, Tensor]) -> Tensor:
+    """Move the units of every axis: (B, *shape) to (B, *shape), with permutations {group: (B, units)}.
+
+    B may be 1 on either side.
+    """
+    for number, blocks in enumerate(axes, start=1):
+        if all(block.group is None for block in blocks):
+            continue
+        positions = _positions(blocks, permutations)  # (B, size of the axis)
+        shape = [max(len(positions), len(tensor)), *tensor.shape[1:]]
+        view = [-1 if a in (0, number) else 1 for a in range(tensor.dim())]
+        view[0] = len(positions)
+        tensor = tensor.expand(shape).gather(number, positions.view(view).expand(shape))
+    return tensor
+
+
+def _positions(blocks: Blocks, permutations: Mapping[str, Tensor]) -> Tensor:
+    """Where each entry of a permuted axis comes from: (B, size)."""
+    parts, start = [], 0
+    for group, units, inner in blocks:
+        units_from = torch.arange(units)[None] if group is None else permutations[group]  # (B, units)
+        if group is not None and units_from.shape[1] != units:
+            raise ValueError(f"group {group!r} has {units} units, got a permutation of {units_from.shape[1]}")
+        parts.append((start + units_from[..., None] * inner + torch.arange(inner)).flatten(1))
+        start += units * inner
+    num = max(len(part) for part in parts)
+    return torch.cat([part.expand(num, -1) for part in parts], dim=1)
+
+
+def _example_inputs(
+    input_shape: tuple[int, ...] | None, example_input: Tensor | tuple[Tensor, ...] | None, num_inputs: int
+) -> tuple[Tensor, ...]:
+    if (input_shape is None) == (example_input is None):
+        raise ValueError("pass either input_shape (one float input without its batch axis) or example_input")
+    if input_shape is not None:
+        generator = torch.Generator().manual_seed(0)
+        return (torch.randn(num_inputs, *input_shape, generator=generator),)
+    return example_input if isinstance(example_input, tuple) else (example_input,)  # type: ignore[return-value]

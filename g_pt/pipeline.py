@@ -25,7 +25,7 @@ from g_pt.metrics import Metric
 from g_pt.normalization import ParameterNormalizer
 from g_pt.parameters import ParameterLayout
 from g_pt.schedulers import make_scheduler
-from g_pt.tasks import get_task
+from g_pt.tasks import registered_task
 from g_pt.tasks.base import Task
 from g_pt.transformer import ParameterTransformer
 
@@ -86,10 +86,14 @@ class ParameterUpdatePipeline(DiffusionPipeline):
 
     @cached_property
     def task(self) -> Task:
-        """The task named in the configuration."""
+        """The task named in the configuration.
+
+        It must be registered: a configuration may come from anywhere and cannot make this process import a file.
+        A task of your own is registered by `get_task("my_task.py:MyTask")`.
+        """
         if self.config.task is None:
             raise ValueError("this pipeline names no task; pass starting_metric= and measure the results yourself")
-        task = get_task(self.config.task)
+        task = registered_task(self.config.task)
         if task.layout != self.layout:
             raise ValueError(
                 f"the pipeline updates networks of {self.layout.describe()}, but task {task.name!r} has "
@@ -136,6 +140,9 @@ class ParameterUpdatePipeline(DiffusionPipeline):
     ) -> ParameterUpdateOutput:
         """Sample one update for each network.
 
+        The task then recalibrates the updated networks: their BatchNorm statistics, where there are any, are
+        estimated anew from training data.
+
         Args:
             starting_params: (B, P) or (P,), raw.
             prompted_metric: wanted metric, one for all networks or (B,), raw; it means the validation metric.
@@ -177,6 +184,8 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             x_0 = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
             x_t = self.scheduler.step(x_0, t, x_t, **noise).prev_sample  # (B, P)
         updated = self.normalizer.unnormalize(x_t.float())
+        if self.config.task is not None:
+            updated = self.task.recalibrate(updated)
         if not updated.isfinite().all():
             raise ValueError(
                 "sampled parameters are not finite: damaged weights, or a scheduler that needs other steps"

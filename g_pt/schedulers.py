@@ -1,4 +1,4 @@
-"""Samplers by name: diffusers' schedulers, set up for unbounded vectors and x_0-prediction."""
+"""Samplers by name: diffusers' schedulers, set up for unbounded vectors and for what the model predicts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def noise_schedule(num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> dict[str, Any]:
+def noise_schedule(
+    num_train_timesteps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    prediction_type: str = "sample",
+) -> dict[str, Any]:
     """The part of a scheduler's configuration that a trained model depends on."""
     return {
         "num_train_timesteps": num_train_timesteps,
         "beta_start": beta_start,
         "beta_end": beta_end,
         "beta_schedule": "linear",
-        "prediction_type": "sample",
+        "prediction_type": prediction_type,
         # 1.0 would clamp every predicted parameter to one standard deviation
         "clip_sample": False,
         # "leading", the default of DDPM and DDIM, would start 20 steps at t = 950

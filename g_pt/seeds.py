@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -10,3 +13,11 @@ def keyed_generator(*key: int) -> torch.Generator:
     """A generator on the CPU whose stream depends on all numbers of the key, each at least 0."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))  # torch takes 63 bits
+
+
+@contextmanager
+def seeded_global_generator(seed: int) -> Iterator[None]:
+    """Seed PyTorch's global generator on the CPU, from which modules draw; afterwards it is as it was before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,11 +1,12 @@
 """The network: a transformer that predicts future parameters from noised ones, the start and the metrics.
 
-B = batch, P = parameters per network, S = tokens, H = heads, W = width.
+B = batch, P = parameters per network, S = tokens, H = heads, W = width, U = units of a group, R / C = units of the
+groups at the two ends of an edge tensor, E = edge width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,12 @@ from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor, nn
 
+from g_pt.edges import EdgeMixing
 from g_pt.embeddings import ScalarEmbedding
 from g_pt.metrics import Metric
 from g_pt.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
-from g_pt.tokens import UnitTokens
+from g_pt.tokens import ParameterTokens, Tokenization, token_index
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -55,10 +57,11 @@ class TransformerBlock(nn.Module):
 
 
 class ParameterTransformer(ModelMixin, ConfigMixin):
-    """Predicts x_0, the normalised future parameters.
+    """Predicts the normalised future parameters.
 
     Tokens are the units of the network (`g_pt.tokens`) and four scalars: diffusion time, starting metric, prompted
-    metric and their difference. The decoder starts at zero and is added to the start parameters, so that the
+    metric and their difference. Tensors between two groups of units are edges; before every block, edges and units
+    exchange what they know. The decoder starts at zero and is added to the start parameters, so that the
     untrained model is the identity update.
     """
 
@@ -75,6 +78,10 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         num_frequencies: int = 32,
         max_metric_frequency: float = 64.0,
         num_train_timesteps: int = 1000,
+        tokenization: Tokenization = "units",
+        edge_width: int = 32,
+        chunk_size: int = 256,
+        prediction_type: Literal["sample", "v_prediction"] = "sample",
     ) -> None:
         """Build the model; every argument is JSON and is saved as its configuration.
 
@@ -90,6 +97,11 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
             max_metric_frequency: highest frequency of the metrics' embeddings, in radians per unit of the
                 transformed metric.
             num_train_timesteps: diffusion times lie in [0, num_train_timesteps).
+            tokenization: "units", or "slices" or "chunks", which are not equivariant; see `g_pt.tokens.token_index`.
+            edge_width: E, numbers kept for each pair of units.
+            chunk_size: most parameters of a token that is not a unit.
+            prediction_type: "sample": the output is x_0; "v_prediction": it is v (Salimans and Ho 2022, section 4),
+                without the residual from the start.
         """
         super().__init__()
         if width % num_heads:
@@ -97,18 +109,20 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         self.metric = Metric(**metric)
         self.layout = ParameterLayout.from_json(layout)
         self.permutations = PermutationSpec.from_json(permutations)
-        self.tokens = UnitTokens(self.layout, self.permutations, width)
+        index = token_index(self.layout, self.permutations, tokenization, chunk_size)
+        self.tokens = ParameterTokens(index, width, edge_width, positions=tokenization == "slices")
         # t / T in [0, 1) needs up to T radians per unit to tell neighbouring times apart
         frequencies = [float(num_train_timesteps)] + [max_metric_frequency] * 3
         self.scalars = nn.ModuleList(ScalarEmbedding(width, num_frequencies, f) for f in frequencies)
         self.scalar_kinds = nn.Parameter(0.02 * torch.randn(len(frequencies), width))
         self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, mlp_ratio) for _ in range(num_layers))
+        self.mixings = nn.ModuleList(EdgeMixing(self.tokens.pairs, width, edge_width) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(
         self, x_t: Tensor, timesteps: Tensor, x_start: Tensor, starting_metric: Tensor, prompted_metric: Tensor
     ) -> Tensor:
-        """Predict x_0.
+        """Predict x_0, or v where the model was made for it.
 
         Args:
             x_t: (B, P), normalised, noised future parameters.
@@ -124,9 +138,12 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         time = timesteps.to(start.dtype) / self.config.num_train_timesteps
         values = (time, start, prompt, prompt - start)
         scalars = torch.stack([embed(v) for embed, v in zip(self.scalars, values, strict=True)], dim=1)  # (B, 4, W)
-        units = self.tokens.encode(x_t, x_start)  # (B, S, W)
-        tokens = torch.cat([units, scalars + self.scalar_kinds], dim=1)  # (B, S+4, W)
-        for block in self.blocks:
-            tokens = block(tokens)  # (B, S+4, W)
-        update = self.tokens.decode(self.norm(tokens[:, : units.shape[1]]))  # (B, P)
-        return x_start + update
+        units, edges = self.tokens.encode(x_t, x_start)  # [(B, U, W)], [(B, R, C, E)]
+        groups = [*units, scalars + self.scalar_kinds]  # units, chunks and the four scalars
+        sizes = [group.shape[1] for group in groups]
+        for mixing, block in zip(self.mixings, self.blocks, strict=True):
+            groups, edges = mixing(groups, edges)
+            tokens = block(torch.cat(groups, dim=1))  # (B, S, W)
+            groups = list(tokens.split(sizes, dim=1))
+        update = self.tokens.decode([self.norm(group) for group in groups[:-1]], edges)  # (B, P)
+        return x_start + update if self.config.prediction_type == "sample" else update

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from dataset_fixtures import SMALL, environment, file_hashes, finished_harvest, run_command
@@ -17,6 +18,7 @@ from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.format import StoreError
 from checkpoints_dataset.harvest import harvest
 from checkpoints_dataset.store import CheckpointStore
+from g_pt.commands.harvest import default_folder
 
 TINY = ("--num-runs", "4", "--num-steps", "3", "--num-checkpoints", "2")
 
@@ -31,6 +33,38 @@ def test_the_command_makes_the_bytes_of_the_library_and_prints_what_it_kept(tmp_
     assert "200 checkpoints of 40 runs, 0 runs left out" in result.stderr
     assert result.stdout == ""
     assert file_hashes(tmp_path / "made") == file_hashes(finished_harvest())
+
+
+def test_a_range_of_learning_rates_is_two_values_of_one_flag(tmp_path):
+    result = run_command(*TINY, "--learning-rate-range", "0.01", "0.3", "--out", str(tmp_path / "made"))
+    assert result.returncode == 0, result.stderr
+    store = CheckpointStore(tmp_path / "made")
+    assert store.header.source["learning_rate_range"] == [0.01, 0.3]
+    rates = [record.metadata["learning_rate"] for record in store.runs]
+    assert len(set(rates)) == 4
+    assert all(0.01 <= rate < 0.3 for rate in rates)
+
+
+@pytest.mark.parametrize(
+    ("task", "folder"),
+    [
+        ("digits", "digits"),
+        ("fashion-mnist", "fashion-mnist"),
+        ("mnist-v1.5", "mnist-v1.5"),
+        ("my_tasks/cifar.py:MyTask", "my-task"),
+        ("my_package.images:FashionMNISTSmall2", "fashion-mnist-small2"),
+    ],
+)
+def test_the_folder_follows_from_the_task(task, folder):
+    assert default_folder(task) == Path("runs") / folder / "checkpoints"
+
+
+def test_without_out_the_dataset_goes_to_the_folder_of_its_task(tmp_path):
+    result = run_command(*TINY, "--task", "digits-deep", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert CheckpointStore(tmp_path / "runs/digits-deep/checkpoints").header.task == "digits-deep"
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert "runs/<task>/checkpoints where it is not given" in run_command("--help").stdout
 
 
 def test_left_out_runs_are_counted_with_their_reason(tmp_path):
@@ -48,6 +82,7 @@ def test_left_out_runs_are_counted_with_their_reason(tmp_path):
         (["--task", "digit"], "gpt-harvest: there is no task 'digit'; tasks are .* Did you mean 'digits'"),
         (["--batch-size", "5000"], "gpt-harvest: batch_size must be at most 1197"),
         (["--num-runs", "-5"], "num_runs must be at least 1, got -5"),
+        (["--learning-rate-range", "0.3", "0.1"], r"learning_rate_range must be .*, got \(0.3, 0.1\)"),
         (["--learning-rate", "-0.1"], "learning_rate must not be negative, got -0.1"),
         (["--dtype", "float8"], "invalid choice 'float8'"),
     ],

@@ -13,6 +13,8 @@ class Inner:
     num_steps: int = 100
     max_runs: int | None = None
     max_norm: float | None = 1.0
+    span: tuple[float, float] | None = None
+    shape: tuple[int, int] = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,36 @@ def test_optional_numbers_and_paths_are_converted_like_others():
     assert merged(log="elsewhere").log == Path("elsewhere")
 
 
+@pytest.mark.parametrize("value", [[0.01, 1], ["1e-2", 1.0], (0.01, 1.0)])
+def test_a_list_of_yaml_becomes_a_pair_whose_entries_are_converted(value):
+    span = merged(inner={"span": value}).inner.span
+    assert span == (0.01, 1.0)
+    assert [type(span), *map(type, span)] == [tuple, float, float]
+
+
+def test_a_pair_can_be_left_unset_and_need_not_be_optional():
+    assert merged(inner={"span": None}).inner.span is None
+    assert merged(inner={"shape": [3, 4]}).inner.shape == (3, 4)
+
+
+@pytest.mark.parametrize("value", [[0.01], [0.01, 0.1, 1.0], 0.01, "0.01 1", {"low": 0.01, "high": 1}])
+def test_what_is_no_pair_is_refused_with_what_came(value):
+    with pytest.raises(ValueError, match=r"'span' must be of type tuple\[float, float\] \| None, got ") as error:
+        merged(inner={"span": value})
+    assert repr(value) in str(error.value)
+
+
+def test_a_wrong_entry_of_a_pair_is_named():
+    with pytest.raises(ValueError, match=r"section 'inner': 'span', entry 2 must be of type float, got 'fast'"):
+        merged(inner={"span": [0.01, "fast"]})
+    with pytest.raises(ValueError, match=r"'shape', entry 1 must be of type int, got 1\.5"):
+        merged(inner={"shape": [1.5, 2]})
+
+
+def test_pairs_are_two_values_of_one_flag():
+    assert parse("--inner.span", "0.01", "0.3").inner.span == (0.01, 0.3)
+
+
 def test_a_choice_that_does_not_exist_is_refused_with_those_that_do():
     with pytest.raises(ValueError, match=r"'mode' must be of type Literal\['global', 'tensor'\], got 'unit'"):
         merged(mode="unit")
@@ -82,7 +114,7 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do():
 def test_an_unknown_key_lists_the_settings_of_its_section_and_guesses_the_slip():
     with pytest.raises(ValueError, match=r"file\.yaml, section 'inner': there is no setting 'num_step'") as error:
         merged(inner={"num_step": 5})
-    assert "['learning_rate', 'max_norm', 'max_runs', 'num_steps']" in str(error.value)
+    assert "['learning_rate', 'max_norm', 'max_runs', 'num_steps', 'shape', 'span']" in str(error.value)
     assert str(error.value).endswith("Did you mean 'num_steps'?")
 
 

@@ -2,9 +2,18 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from g_pt.diffusion import MAX_SNR, diffusion_loss, linear_alphas_cumprod, q_sample
+from g_pt.diffusion import (
+    MAX_SNR,
+    Objective,
+    diffusion_loss,
+    linear_alphas_cumprod,
+    q_sample,
+    tensor_weights,
+    velocity,
+)
 from g_pt.normalization import ParameterNormalizer
 from g_pt.pairs import CheckpointPairs
+from g_pt.parameters import ParameterLayout
 
 SCHEDULES = [(1000, 1e-4, 0.02), (100, 1e-3, 0.2)]
 
@@ -59,10 +68,12 @@ def test_unit_variance_is_preserved(abar, t, generator):
     assert correlation == pytest.approx(abar[t].sqrt().item(), abs=0.015)
 
 
-def loss_of(model, pairs, normalizer, abar, weighting="uniform", timesteps=None):
+def loss_of(model, pairs, normalizer, abar, weighting="uniform", timesteps=None, **objective):
     timesteps = torch.arange(len(pairs)) * 100 if timesteps is None else timesteps
     noise = torch.randn(len(pairs), 12, generator=torch.Generator().manual_seed(5))
-    return diffusion_loss(model, normalizer, pairs, timesteps, noise, abar, weighting).item()
+    return diffusion_loss(
+        model, normalizer, pairs, timesteps, noise, abar, Objective(weighting=weighting, **objective)
+    ).item()
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "snr"])
@@ -103,6 +114,64 @@ def test_the_weights_of_snr_have_mean_one_and_are_capped(pairs, normalizer, abar
     capped = snr > MAX_SNR
     assert torch.allclose(weights[capped], weights[0])
     torch.testing.assert_close(weights[~capped] / weights[0], snr[~capped] / MAX_SNR, rtol=1e-4, atol=1e-6)
+
+
+def test_velocity_equals_that_of_diffusers_and_undoes_itself(abar, generator):
+    x_0, noise = torch.randn(2, 64, 12, generator=generator)
+    t = torch.randint(1000, (64,), generator=generator)
+    theirs = DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02).get_velocity(x_0, noise, t)
+    v = velocity(x_0, noise, abar[t])
+    torch.testing.assert_close(v, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(velocity(v, q_sample(x_0, noise, abar[t]), abar[t]), x_0, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_knows_v_has_no_loss_under_v_prediction(pairs, normalizer, abar):
+    noise = torch.randn(8, 12, generator=torch.Generator().manual_seed(5))
+
+    def knows_v(x_t, timesteps, *others):
+        return velocity(normalizer.normalize(pairs.future_params), noise, abar[timesteps])
+
+    assert loss_of(knows_v, pairs, normalizer, abar, prediction_type="v_prediction") == 0
+    assert loss_of(knows_v, pairs, normalizer, abar) > 0.1
+
+
+def test_tensor_weights_make_every_tensor_count_alike(pairs, normalizer, abar):
+    layout = ParameterLayout(("large", "small"), ((10,), (2,)))
+    weights = tensor_weights(layout)
+    assert weights.mean().item() == pytest.approx(1)
+    assert [w.sum().item() for w in layout.unflatten(weights).values()] == pytest.approx([6, 6])
+
+    def off_in_small(*inputs):
+        return normalizer.normalize(pairs.future_params) + torch.tensor([0.0] * 10 + [1.0] * 2)
+
+    assert loss_of(off_in_small, pairs, normalizer, abar) == pytest.approx(2 / 12, rel=1e-5)
+    assert loss_of(off_in_small, pairs, normalizer, abar, param_weights=weights) == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+def test_the_behavioural_distance_compares_raw_networks_and_fades_with_noise(prediction_type, pairs, normalizer, abar):
+    seen = []
+
+    def off_by_one(x_t, timesteps, *others):
+        x_0 = normalizer.normalize(pairs.future_params) + 1
+        return x_0 if prediction_type == "sample" else velocity(x_0, q_noise(x_0, x_t, timesteps), abar[timesteps])
+
+    def q_noise(x_0, x_t, timesteps):  # the noise that makes x_t of this x_0
+        a = abar[timesteps][:, None]
+        return (x_t - a.sqrt() * x_0) / (1 - a).sqrt()
+
+    def behaviour(params, others):
+        seen.append((params, others))
+        return torch.ones(8)
+
+    options = {"prediction_type": prediction_type, "behaviour": behaviour}
+    without = loss_of(off_by_one, pairs, normalizer, abar, **options)
+    assert seen == []  # a weight of 0 costs nothing
+    loss = loss_of(off_by_one, pairs, normalizer, abar, **options, behavioural_weight=3.0)
+    (params, others) = seen[0]
+    torch.testing.assert_close(params, pairs.future_params + 2, rtol=1e-3, atol=1e-3)  # one in x is 2 in raw parameters
+    assert torch.equal(others, pairs.future_params)
+    assert loss - without == pytest.approx(3 * abar[torch.arange(8) * 100].mean().item(), rel=1e-3)
 
 
 def test_pairs_hold_starts_before_targets():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from bisect import bisect_left
 from itertools import pairwise
 
@@ -63,12 +65,21 @@ def test_mixed_keeps_gaps_of_the_late_part_short():
         ("learning_rate", float("nan")),
         ("num_checkpoints", 1),
         ("num_checkpoints", 402),
+        *(("learning_rate_range", pair) for pair in [(0.0, 0.1), (-0.1, 0.1), (0.3, 0.01), (0.1, float("inf"))]),
+        ("learning_rate_range", (float("nan"), 0.1)),
     ],
 )
 def test_impossible_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must .*got {value}"):
+    with pytest.raises(ValueError, match=rf"^{name} must .*got {re.escape(str(value))}"):
         HarvestConfig(**{name: value})
 
 
 def test_num_shards_counts_an_incomplete_last_one():
     assert [HarvestConfig(num_runs=n, runs_per_shard=15).num_shards for n in (1, 15, 16, 40)] == [1, 1, 2, 3]
+
+
+def test_recorded_settings_are_json_and_those_that_are_set():
+    assert "learning_rate_range" not in HarvestConfig().to_json()  # as before there was such a setting
+    recorded = HarvestConfig(learning_rate_range=(0.01, 0.3)).to_json()
+    assert recorded["learning_rate_range"] == [0.01, 0.3]
+    assert json.loads(json.dumps(recorded)) == recorded

@@ -13,7 +13,7 @@ ARROWS = {
     "checkpoints_dataset": {"checkpoints_dataset", "g_pt"},
     "g_pt/commands": {"checkpoints_dataset", "g_pt"},
     "train": {"checkpoints_dataset", "g_pt"},
-    "benchmarks": {"checkpoints_dataset", "g_pt"},
+    "benchmarks": {"benchmarks", "checkpoints_dataset", "g_pt"},
 }
 OURS = {"g_pt", "checkpoints_dataset", "rl_tasks", "train", "sample", "benchmarks", "tests"}
 FILES = [path for folder in OURS for path in sorted((ROOT / folder).rglob("*.py"))]

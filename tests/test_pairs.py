@@ -1,5 +1,6 @@
 import numpy as np
 import torch
+from builders import layout_and_permutations
 
 from g_pt.pairs import CheckpointPairs
 
@@ -21,3 +22,14 @@ def test_moving_keeps_every_part_in_its_place():
     assert [t.device.type for t in vars(moved).values()] == ["meta"] * 4
     same = CheckpointPairs(*parts).to(torch.device("cpu"))
     assert [t.flatten()[0].item() for t in vars(same).values()] == [0, 1, 2, 3]
+
+
+def test_permuting_gives_both_networks_of_a_pair_the_same_order_and_each_pair_its_own(generator):
+    layout, permutations = layout_and_permutations((5, 7, 6, 3))
+    start = torch.randn(1, layout.num_params, generator=generator).expand(6, -1)
+    metric = torch.arange(6.0)
+    permuted = CheckpointPairs(start, 2 * start, metric, metric).permuted(layout, permutations, generator)
+    assert torch.equal(permuted.future_params, 2 * permuted.starting_params)
+    assert torch.equal(permuted.starting_params.sort(dim=1).values, start.sort(dim=1).values)
+    assert len(permuted.starting_params.unique(dim=0)) == 6
+    assert torch.equal(permuted.starting_metric, metric)

@@ -64,6 +64,38 @@ def test_running_statistics_are_part_of_a_layout_and_counters_are_not():
     assert layout.num_params == 16
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(7, 4), nn.Linear(4, 7)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens))
+
+
+def test_a_tied_tensor_is_held_once_under_its_first_name():
+    module = Tied()
+    layout = ParameterLayout.from_module(module)
+    assert layout.names == ("embedding.weight", "head.bias")
+    assert list(module.state_dict()) == ["embedding.weight", "head.weight", "head.bias"]
+    assert layout.flatten(module.state_dict()).shape == (35,)  # the second name is no tensor of its own
+
+
+def test_a_tied_network_computes_with_the_tensors_of_its_layout():
+    module, tokens = Tied(), torch.arange(7)
+    layout = ParameterLayout.from_module(module)
+    tensors = layout.unflatten(torch.randn(layout.num_params, generator=torch.Generator().manual_seed(0)))
+    expected = tensors["embedding.weight"] @ tensors["embedding.weight"].T + tensors["head.bias"]
+    torch.testing.assert_close(torch.func.functional_call(module, tensors, (tokens,)), expected)
+
+
+def test_equal_tensors_that_are_not_tied_are_both_held():
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    module[1].load_state_dict(module[0].state_dict())
+    assert ParameterLayout.from_module(module).num_params == 24
+
+
 def test_a_network_rebuilt_from_its_vector_computes_the_same(module):
     rebuilt = ParameterLayout.from_module(module)
     copy = rebuilt.unflatten(rebuilt.flatten(module.state_dict()))

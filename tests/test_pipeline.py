@@ -125,7 +125,7 @@ def test_a_task_with_other_networks_is_refused(tiny_pipeline, starts, monkeypatc
         def network(self):
             return torch.nn.Sequential(torch.nn.Linear(64, 10))
 
-    monkeypatch.setattr("g_pt.pipeline.get_task", lambda name: Other())
+    monkeypatch.setattr("g_pt.pipeline.registered_task", lambda name: Other())
     with pytest.raises(ValueError, match=r"networks of fc1\.weight .* but task 'digits' has 0\.weight"):
         tiny_pipeline(starts, 0.5)
 

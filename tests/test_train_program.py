@@ -12,6 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from checkpoints_dataset.config import HarvestConfig
+from g_pt.config_files import merge
+
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "train" / "train_g_pt.py"
 TINY = """
@@ -124,3 +127,27 @@ def test_a_dataset_made_otherwise_is_used_with_a_warning_and_other_folders_stay(
     warned = run("--config", settings, "--output", settings.parent / "other", "--harvest.num-runs", "5000")
     assert warned.returncode == 0, warned.stderr
     assert "data was made with num_runs = 40, not 5000" in warned.stderr
+
+
+def test_warnings_of_other_data_know_settings_that_are_not_set(capsys: pytest.CaptureFixture[str]) -> None:
+    from train.train_g_pt import warn_of_other_data
+
+    def warnings(source: dict[str, object], harvest: HarvestConfig) -> list[str]:
+        warn_of_other_data(source, harvest.to_json(), Path("data"))
+        return capsys.readouterr().err.splitlines()
+
+    plain, ranged = HarvestConfig(), HarvestConfig(learning_rate_range=(0.01, 0.3))
+    for config in (plain, ranged):
+        assert warnings({"kind": "harvest", **json.loads(json.dumps(config.to_json()))}, config) == []
+        assert warnings({"kind": "of my own"}, config) == []
+    made, asked = "data was made with learning_rate_range = None", "not [0.01, 0.3]"
+    assert warnings({"kind": "harvest", **plain.to_json()}, ranged) == [f"train_g_pt.py: warning: {made}, {asked}"]
+    [warning] = warnings({"kind": "harvest", **ranged.to_json()}, plain)
+    assert warning.endswith("data was made with learning_rate_range = [0.01, 0.3], not None")
+
+
+def test_a_preset_can_set_a_range_of_learning_rates() -> None:
+    from train.train_g_pt import Program
+
+    program = merge(Program(), {"harvest": {"learning_rate_range": ["1e-2", 0.3], "optimizer": "rmsprop"}}, "x.yaml")
+    assert program.harvest == HarvestConfig(learning_rate_range=(0.01, 0.3), optimizer="rmsprop")

@@ -50,7 +50,7 @@ def test_the_untrained_model_is_exactly_the_identity_update(generator):
     assert torch.equal(model(**inputs), inputs["x_start"])
 
 
-@pytest.mark.parametrize("widths", [(5, 7, 3), (4, 3), (8, 16, 10)])
+@pytest.mark.parametrize("widths", [(5, 7, 3), (4, 3), (8, 16, 10), (5, 7, 6, 3), (5, 4, 4, 4, 3)])
 def test_reordering_the_units_of_the_inputs_reorders_those_of_the_output(widths, generator):
     model = randomise(build_transformer(widths, num_layers=2).double())
     inputs = random_inputs(model, generator, dtype=torch.float64)
@@ -93,11 +93,28 @@ def test_networks_of_a_batch_do_not_see_each_other(generator):
     torch.testing.assert_close(alone, model(**inputs), rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_reach_every_parameter(generator):
-    model = randomise(build_transformer(num_layers=2))
+@pytest.mark.parametrize("tokenization", ["units", "slices", "chunks"])
+def test_gradients_reach_every_parameter(tokenization, generator):
+    model = randomise(build_transformer((5, 7, 6, 3), num_layers=2, tokenization=tokenization))
     model(**random_inputs(model, generator)).square().sum().backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+
+
+def test_predicting_v_leaves_the_start_out(generator):
+    model = build_transformer(prediction_type="v_prediction")
+    inputs = random_inputs(model, generator)
+    assert torch.equal(model(**inputs), torch.zeros_like(inputs["x_start"]))
+
+
+@pytest.mark.parametrize("tokenization", ["slices", "chunks"])
+def test_tokens_with_positions_are_not_equivariant(tokenization, generator):
+    model = randomise(build_transformer((5, 7, 6, 3), tokenization=tokenization, chunk_size=20).double())
+    inputs = random_inputs(model, generator, dtype=torch.float64)
+    drawn = model.permutations.draw(model.layout, 4, generator)
+    permuted = {name: model.permutations.permute(inputs[name], model.layout, drawn) for name in ("x_t", "x_start")}
+    gap = model(**inputs | permuted) - model.permutations.permute(model(**inputs), model.layout, drawn)
+    assert gap.abs().max() > 0.1
 
 
 def test_at_the_start_the_decoders_learn_first(generator):

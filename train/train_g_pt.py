@@ -78,7 +78,7 @@ def run(program: Program) -> None:
     store = CheckpointStore(program.dataset)
     store.check_task(task)
     if accelerator.is_main_process:
-        warn_of_other_data(store.header.source, dataclasses.asdict(harvest), program.dataset)
+        warn_of_other_data(store.header.source, {**harvest.to_json(), "task": task.name}, program.dataset)
     pairs = PairSampler(
         store,
         metric,
@@ -105,7 +105,9 @@ def run(program: Program) -> None:
 
 def warn_of_other_data(source: dict[str, Any], harvest: dict[str, Any], dataset: Path) -> None:
     """Say so where a finished dataset was not made by the settings of this run: it is used as it is."""
-    others = {key: (source[key], value) for key, value in harvest.items() if key in source and source[key] != value}
+    ours = source.get("kind") == "harvest"  # then a setting that is not recorded was not set
+    settings = [key for key in {**harvest, **source} if key != "kind" and (ours or (key in harvest and key in source))]
+    others = {key: (source.get(key), harvest.get(key)) for key in settings if source.get(key) != harvest.get(key)}
     for key, (made, asked) in others.items():
         print(f"train_g_pt.py: warning: {dataset} was made with {key} = {made!r}, not {asked!r}", file=sys.stderr)
 

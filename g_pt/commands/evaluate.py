@@ -30,6 +30,8 @@ class Arguments:
 
     model: str = "digits-loss"
     """Folder, bundled name or Hub repository of a G.pt."""
+    task: str | None = None
+    """The model's task where it is your own: path/to/file.py:Class or package.module:Class."""
     networks: int = 256
     """Freshly initialised networks."""
     prompts: int = 20
@@ -67,11 +69,16 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: Arguments) -> None:
     """Load, evaluate, print, write."""
     from g_pt.atomic_files import write_json
+    from g_pt.commands.own_task import check_task_of
     from g_pt.pipeline import ParameterUpdatePipeline
     from g_pt.report import evaluate_prompting
+    from g_pt.tasks import get_task
 
     hide_bars_in_pipes()
+    task = None if arguments.task is None else get_task(arguments.task)
     pipeline = ParameterUpdatePipeline.from_pretrained(arguments.model)
+    if task is not None:
+        check_task_of(pipeline, task, arguments.model)
     report = evaluate_prompting(
         pipeline,
         arguments.model,

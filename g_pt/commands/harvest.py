@@ -1,14 +1,16 @@
 """gpt-harvest: train many small networks at once and keep their checkpoints.
 
 Examples:
-    gpt-harvest --task digits --num-runs 4000 --out runs/digits/checkpoints
-    gpt-harvest --optimizer adam --learning-rate 0.003 --num-runs 500 --out runs/digits/adam
+    gpt-harvest --task digits --num-runs 4000
+    gpt-harvest --task my_task.py:MyTask --num-runs 500
+    gpt-harvest --optimizer adam --learning-rate-range 0.0003 0.01 --num-runs 500 --out runs/digits/adam
 
 A harvest that was interrupted continues when the same command is given again.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,8 +26,8 @@ from g_pt.tasks.data_folders import use_data_dir
 class Arguments(HarvestConfig):
     """Settings of the harvest and where it goes."""
 
-    out: Path = Path("runs/digits/checkpoints")
-    """Folder of the dataset."""
+    out: Path | None = None
+    """Folder of the dataset; runs/<task>/checkpoints where it is not given."""
     data_dir: Path | None = None
     """Folder in which image sets are looked for first."""
 
@@ -36,7 +38,15 @@ def main(arguments: list[str] | None = None) -> None:
         parsed = tyro.cli(Arguments, args=arguments, prog="gpt-harvest", description=(__doc__ or "").strip())
         use_data_dir(parsed.data_dir)
         config = HarvestConfig(**{f.name: getattr(parsed, f.name) for f in fields(HarvestConfig)})
-        harvest_with_progress(config, parsed.out)
+        harvest_with_progress(config, parsed.out or default_folder(config.task))
+
+
+def default_folder(task: str) -> Path:
+    """Return `runs/<task>/checkpoints`; a task given as `path/to/file.py:MyTask` has the folder `my-task`."""
+    _, colon, name = task.rpartition(":")
+    if colon:
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
+    return Path("runs") / name.removesuffix(".py") / "checkpoints"
 
 
 def harvest_with_progress(config: HarvestConfig, folder: Path) -> None:

@@ -35,11 +35,12 @@ class Arguments:
     """What to sample."""
 
     prompt_loss: float | None = None
-    """Wanted loss, in nats."""
+    """Wanted loss, in the task's unit: nats for classifiers."""
     prompt_error: float | None = None
-    """Wanted error, in percent."""
+    """Wanted error, in the task's unit: percent for classifiers."""
     task: str = "digits"
-    """Task whose bundled model is used where --model is not given."""
+    """Task whose bundled model is used where --model is not given; where the task of --model is your own,
+    path/to/file.py:Class or package.module:Class."""
     model: str | None = None
     """Folder, bundled name or Hub repository of a G.pt."""
     start: Path | None = None
@@ -140,19 +141,24 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
 
 def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     """The model asked for, or the bundled one of the task and metric."""
+    from g_pt.commands.own_task import check_task_of
     from g_pt.hub import bundled_models
     from g_pt.pipeline import ParameterUpdatePipeline
     from g_pt.tasks import get_task
 
     name = arguments.model_name(metric)
+    own = get_task(arguments.task) if ":" in arguments.task else None
     if arguments.model is None:  # refuse what does not exist before anything is loaded
-        get_task(arguments.task).metric(metric)
+        (own or get_task(arguments.task)).metric(metric)
         if name not in bundled_models():
             raise ValueError(
-                f"no model is bundled for task {arguments.task!r} and {metric}; bundled are {bundled_models()}"
+                f"no model is bundled for task {arguments.task!r} and {metric}; bundled are {bundled_models()}, "
+                "others are named by --model"
             )
     hide_bars_in_pipes()
     pipeline = ParameterUpdatePipeline.from_pretrained(name)
+    if own is not None:
+        check_task_of(pipeline, own, name)
     if pipeline.metric.name != metric:
         raise ValueError(
             f"{name} is prompted by {pipeline.metric.name}, not {metric}: use --prompt-{pipeline.metric.name}"

@@ -2,4 +2,5 @@
 
 from g_pt.tasks.registry import get_task as get_task
 from g_pt.tasks.registry import register_task as register_task
+from g_pt.tasks.registry import registered_task as registered_task
 from g_pt.tasks.registry import task_names as task_names

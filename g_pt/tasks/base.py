@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from g_pt.metrics import Metric
 from g_pt.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
+from g_pt.seeds import seeded_global_generator
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -47,10 +48,18 @@ class Task(ABC):
     def evaluate(self, params: Tensor, split: Split = "test") -> dict[str, Tensor]:
         """Every metric of every network on one split: (B, P) raw to `{metric: (B,)}`."""
 
+    def recalibrate(self, params: Tensor) -> Tensor:
+        """Estimate anew what an update cannot hit exactly, such as BatchNorm's running statistics: (B, P) to (B, P).
+
+        Called on every sampled update. Networks without such statistics come back as they are.
+        """
+        return params
+
     @cached_property
     def layout(self) -> ParameterLayout:
         """The order of `network()`'s tensors in the flat vector."""
-        return ParameterLayout.from_module(self.network())
+        with seeded_global_generator(0):  # looking at a network must not move the global generator
+            return ParameterLayout.from_module(self.network())
 
     def metric(self, name: str) -> Metric:
         """Look a metric up by name; the error lists what exists."""
@@ -64,6 +73,11 @@ class TrainableTask(Task):
 
     num_examples: int  # in the training split
 
+    @property
+    def trained_names(self) -> tuple[str, ...]:
+        """The tensors that an optimizer moves; `training_losses` may update the others, buffers, in place."""
+        return self.layout.names
+
     @abstractmethod
     def training_losses(self, tensors: Mapping[str, Tensor], examples: Tensor) -> Tensor:
         """Mean training loss of each network on a shared mini-batch, differentiable in `tensors`.
@@ -71,6 +85,7 @@ class TrainableTask(Task):
         Args:
             tensors: `{name: (B, *shape)}`, raw, as `ParameterLayout.unflatten` gives them. Tensors, not vectors: a
                 harvest keeps each contiguous, which saves copies and a concatenation of gradients at every step.
+                Running statistics among them are updated in place. What is random draws from the global generator.
             examples: (batch,) int64 indices into the training split, the same for all networks.
 
         Returns:

@@ -38,17 +38,7 @@ class CNNTask(ClassificationTask):
     @cached_property
     def permutations(self) -> PermutationSpec:
         """The channels of both convolutions can be reordered."""
-        units1, units2 = "conv1.units", "conv2.units"
-        spec = PermutationSpec(
-            {
-                "conv1.weight": (units1, None, None, None),
-                "conv2.weight": (units2, units1, None, None),
-                "fc.weight": (None, units2),
-                "fc.bias": (None,),
-            }
-        )
-        spec.verify(self.network(), self.input_shape)
-        return spec
+        return PermutationSpec.from_module(self.network(), self.input_shape)
 
     def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
         """PyTorch's default initialisation."""

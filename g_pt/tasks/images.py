@@ -6,6 +6,7 @@ pixels / 255, standardised with each channel's mean and standard deviation over 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
 
@@ -114,6 +115,7 @@ class CIFAR10(ImageTask, CNNTask):
     image_set = "cifar10"
     input_shape = (3, 32, 32)
 
-    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Random mirroring and shifts, in training only."""
-        return flip_and_crop(inputs, generator)
+    def augmented_losses(self, tensors: Mapping[str, Tensor], examples: Tensor, generator: torch.Generator) -> Tensor:
+        """Losses on images that are mirrored and shifted at random."""
+        train = self.splits["train"].to(examples.device)
+        return self.batch_losses(tensors, flip_and_crop(train.inputs[examples], generator), train.labels[examples])

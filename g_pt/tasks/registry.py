@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from g_pt.tasks.loading import absolute_target, make_task
 
 if TYPE_CHECKING:
     from g_pt.tasks.base import Task
@@ -22,15 +23,18 @@ _TASKS: dict[str, str] = {
 
 
 def register_task(name: str, target: str) -> None:
-    """Make `get_task(name)` return an instance of `target` ("package.module:Class").
+    """Make `get_task(name)` return an instance of `target` ("package.module:Class" or "path/to/file.py:Class").
 
     Raises:
         ValueError: the name is taken by another class.
     """
-    if ":" not in target:
-        raise ValueError(f"a task is registered as 'package.module:Class', got {target!r}")
+    if ":" in name:
+        raise ValueError(f"the name of a task must have no colon, got {name!r}")
+    target = absolute_target(target)
     if _TASKS.get(name, target) != target:
-        raise ValueError(f"task {name!r} is already registered as {_TASKS[name]}; cannot be {target} too")
+        raise ValueError(
+            f"task {name!r} is already registered as {_TASKS[name]}; cannot be {target} too: change the `name` of one"
+        )
     _TASKS[name] = target
 
 
@@ -40,11 +44,35 @@ def task_names() -> list[str]:
 
 
 def get_task(name: str) -> Task:
-    """Make the task of that name; the error lists what exists."""
+    """Make a task: one that is registered, or your own from "path/to/file.py:Class" or "package.module:Class".
+
+    Your own is registered under its `name`, by which pipelines that were trained on it find it in this process.
+    The file is imported, which runs its code: pass no string here that came with a downloaded file.
+
+    Raises:
+        ValueError: there is no such task (the error lists what exists), its file or module cannot be imported, the
+            class is no complete task, or its `name` belongs to another task.
+        FileNotFoundError: there is no such file.
+    """
+    if ":" not in name:
+        return registered_task(name)
+    target = absolute_target(name)
+    task = make_task(target)
+    register_task(task.name, target)
+    return task
+
+
+def registered_task(name: str) -> Task:
+    """Make a task by its registered name; nothing else is imported, wherever the name comes from.
+
+    Raises:
+        ValueError: no task is registered under this name; the error lists what exists.
+    """
     if name not in _TASKS:
         close = difflib.get_close_matches(name, _TASKS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"there is no task {name!r}; tasks are {task_names()}.{hint}")
-    module, _, attribute = _TASKS[name].partition(":")
-    task: Task = getattr(import_module(module), attribute)()
-    return task
+        raise ValueError(
+            f"there is no task {name!r}; tasks are {task_names()}.{hint} Name a task of your own by its class: --task "
+            "my_task.py:MyTask, or get_task('my_task.py:MyTask')"
+        )
+    return make_task(_TASKS[name])

@@ -31,9 +31,17 @@ class ModelConfig:
     """Of the embedding of each scalar."""
     max_metric_frequency: float = 64.0
     """Highest frequency of the metrics' embeddings, per unit of the transformed metric."""
+    tokenization: Literal["units", "slices", "chunks"] = "units"
+    """units is equivariant to reorderings of units; slices and chunks are there to compare with."""
+    edge_width: int = 32
+    """Numbers kept for each pair of units between two permutable layers."""
+    chunk_size: int = 256
+    """Most parameters of a token that is not a unit."""
+    prediction_type: Literal["sample", "v_prediction"] = "sample"
+    """What the transformer predicts: the future parameters x_0, or v (Salimans and Ho 2022)."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, width=1, num_layers=1, num_heads=1, num_frequencies=1)
+        check_at_least(self, width=1, num_layers=1, num_heads=1, num_frequencies=1, edge_width=1, chunk_size=1)
         if self.width % self.num_heads:
             raise ValueError(f"num_heads must divide width, got {self.num_heads} and {self.width}")
 
@@ -50,11 +58,17 @@ class DiffusionConfig:
     """Last beta of the linear schedule."""
     weighting: Literal["uniform", "snr"] = "uniform"
     """Of the error over diffusion time; snr is min(SNR, 5)."""
+    tensor_weighting: Literal["uniform", "tensor"] = "uniform"
+    """Of the error over the parameters: all alike, or every tensor alike whatever its size."""
+    behavioural_weight: float = 0.0
+    """Weight of the squared difference between the outputs of predicted and true networks."""
+    behavioural_examples: int = 64
+    """Training examples on which outputs are compared, drawn anew every step."""
     num_inference_steps: int = 20
     """Default number of sampling steps of the trained pipeline."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, num_train_timesteps=1, num_inference_steps=1)
+        check_at_least(self, num_train_timesteps=1, num_inference_steps=1, behavioural_weight=0, behavioural_examples=1)
         if self.num_inference_steps > self.num_train_timesteps:
             raise ValueError(
                 f"num_inference_steps must be at most num_train_timesteps = {self.num_train_timesteps}, "
@@ -76,6 +90,8 @@ class PairConfig:
     """Use only the first runs of the train split."""
     normalization: Literal["global", "tensor"] = "global"
     """One scale for all parameters, or mean and standard deviation of each tensor."""
+    augmentation: Literal["none", "permute"] = "none"
+    """permute: both networks of a pair in the same random order of units; equivariant tokens need none."""
 
     def __post_init__(self) -> None:
         check_at_least(self, batch_size=1, max_runs=1)
@@ -138,7 +154,7 @@ class TrainConfig:
     """Everything that decides a training run."""
 
     task: str = "digits"
-    """Task whose networks are learned."""
+    """Task whose networks are learned: a name, path/to/file.py:Class or package.module:Class."""
     metric: str = "loss"
     """Metric that is prompted."""
     seed: int = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 from g_pt.atomic_files import TEMPORARY
 from g_pt.diffusion import diffusion_loss, linear_alphas_cumprod
 from g_pt.normalization import ParameterNormalizer
-from g_pt.pairs import CheckpointPairs
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.seeds import keyed_generator
 from g_pt.tasks.base import Task
@@ -29,13 +28,17 @@ from g_pt.training.checkpoints import TrainingCheckpoints, check_replaceable
 from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.training.log import TrainingLog
 from g_pt.training.probe import PromptProbe
-from g_pt.training.setup import make_model, make_optimizer, make_pipeline, process_share, use_cpu_threads
-
-# keeps the noise of a step apart from whatever else is drawn from (seed, number)
-NOISE_STREAM = 1
-
-# (step, this process's share of the global batch) -> pairs on the CPU
-PairSource = Callable[[int, slice], CheckpointPairs]
+from g_pt.training.setup import (
+    NOISE_STREAM,
+    PairSource,
+    make_model,
+    make_objective,
+    make_optimizer,
+    make_pipeline,
+    permuted_pairs,
+    process_share,
+    use_cpu_threads,
+)
 
 
 def fit(
@@ -76,10 +79,12 @@ def fit(
     first_step = checkpoints.start(resume=resume)
     ema.to(accelerator.device)  # after loading, which leaves it on the CPU
     log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process)
-    pipeline = make_pipeline(config, model, normalizer, training_facts)
+    pipeline = make_pipeline(config, task, model, normalizer, training_facts)
     probe = PromptProbe(config, task, pipeline)
     schedule = (config.diffusion.num_train_timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
     alphas_cumprod = linear_alphas_cumprod(*schedule).to(accelerator.device)
+    objective = make_objective(config, task, accelerator.device)
+    pairs = permuted_pairs(config, task, pairs)
 
     bar, smooth_loss = progress_bar(config, first_step, accelerator), None
     for step in range(first_step, options.num_steps):
@@ -89,9 +94,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate
         with accelerator.autocast():
-            loss = diffusion_loss(
-                wrapped, normalizer, batch, timesteps, noise, alphas_cumprod, config.diffusion.weighting
-            )
+            loss = diffusion_loss(wrapped, normalizer, batch, timesteps, noise, alphas_cumprod, objective(step))
         accelerator.backward(loss)
         grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), options.max_grad_norm)
         optimizer.step()

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from g_pt.behaviour import output_distance
+from g_pt.diffusion import Objective, tensor_weights
 from g_pt.normalization import ParameterNormalizer
+from g_pt.pairs import CheckpointPairs
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.schedulers import make_scheduler, noise_schedule
+from g_pt.seeds import keyed_generator
 from g_pt.tasks.base import Task
+from g_pt.tasks.supervised import SupervisedTask
 from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.transformer import ParameterTransformer
+
+# keep what is drawn for different ends from (seed, step) apart
+NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM = 1, 2, 3
+
+# (step, this process's share of the global batch) -> pairs on the CPU
+PairSource = Callable[[int, slice], CheckpointPairs]
 
 
 def make_model(config: TrainConfig, task: Task) -> ParameterTransformer:
@@ -39,17 +51,57 @@ def make_optimizer(model: nn.Module, options: OptimizerConfig) -> torch.optim.Ad
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, options.beta2), fused=True)
 
 
+def make_objective(config: TrainConfig, task: Task, device: torch.device) -> Callable[[int], Objective]:
+    """What is minimised at each step; only the examples of the behavioural distance change.
+
+    Raises:
+        ValueError: the behavioural distance is wanted of a task whose networks have no inputs and outputs.
+    """
+    options = config.diffusion
+    weights = tensor_weights(task.layout).to(device) if options.tensor_weighting == "tensor" else None
+    fixed = Objective(config.model.prediction_type, options.weighting, weights)
+    if not options.behavioural_weight:
+        return lambda step: fixed
+    if not isinstance(task, SupervisedTask):
+        raise ValueError(f"behavioural_weight needs a supervised task, {task.name!r} is none; set it to 0")
+
+    def objective(step: int) -> Objective:
+        generator = keyed_generator(config.seed, step, BEHAVIOUR_STREAM)
+        examples = torch.randint(task.num_examples, (options.behavioural_examples,), generator=generator).to(device)
+        return replace(
+            fixed,
+            behaviour=lambda params, others: output_distance(task, params, others, examples),
+            behavioural_weight=options.behavioural_weight,
+        )
+
+    return objective
+
+
+def permuted_pairs(config: TrainConfig, task: Task, pairs: PairSource) -> PairSource:
+    """The same pairs, each in a random order of units, where the settings ask for it."""
+    if config.pairs.augmentation == "none":
+        return pairs
+
+    def permuted(step: int, share: slice) -> CheckpointPairs:
+        generator = keyed_generator(config.seed, step, share.start or 0, PERMUTATION_STREAM)
+        return pairs(step, share).permuted(task.layout, task.permutations, generator)
+
+    return permuted
+
+
 def make_pipeline(
-    config: TrainConfig, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: dict[str, Any]
+    config: TrainConfig, task: Task, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: dict[str, Any]
 ) -> ParameterUpdatePipeline:
-    """The pipeline that is saved, around the model in training."""
+    """The pipeline that is saved, around the model in training; it keeps the task's name, not the file of its class."""
     diffusion = config.diffusion
-    schedule = noise_schedule(diffusion.num_train_timesteps, diffusion.beta_start, diffusion.beta_end)
+    schedule = noise_schedule(
+        diffusion.num_train_timesteps, diffusion.beta_start, diffusion.beta_end, config.model.prediction_type
+    )
     return ParameterUpdatePipeline(
         transformer=model,
         normalizer=normalizer,
         scheduler=make_scheduler("ddim", schedule),
-        task=config.task,
+        task=task.name,
         num_inference_steps=diffusion.num_inference_steps,
         training=facts,
     )
