@@ -115,19 +115,20 @@ class SupervisedTask(TrainableTask):
     def training_losses(self, tensors: Mapping[str, Tensor], examples: Tensor) -> Tensor:
         """Mean loss of each network on the given training examples: (B,)."""
         train = self.splits["train"].to(examples.device)
-        return self._training_losses_on(tensors, train.inputs[examples], train.labels[examples])
+        return self.batch_losses(tensors, train.inputs[examples], train.labels[examples])
 
     def augmented_losses(self, tensors: Mapping[str, Tensor], examples: Tensor, generator: torch.Generator) -> Tensor:
         """The same on inputs that `augment` changed at random: (B,)."""
         train = self.splits["train"].to(examples.device)
         inputs = self.augment(train.inputs[examples], generator)
-        return self._training_losses_on(tensors, inputs, train.labels[examples])
+        return self.batch_losses(tensors, inputs, train.labels[examples])
 
     def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Change a mini-batch of training inputs at random; here nothing is changed and nothing drawn."""
         return inputs
 
-    def _training_losses_on(self, tensors: Mapping[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+    def batch_losses(self, tensors: Mapping[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of each network, in training mode, on inputs (N, ...) and labels (N, ...): (B,)."""
         self.template.train()
         try:
             outputs = self.forward(tensors, inputs)
