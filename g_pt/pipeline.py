@@ -25,7 +25,7 @@ from g_pt.metrics import Metric
 from g_pt.normalization import ParameterNormalizer
 from g_pt.parameters import ParameterLayout
 from g_pt.schedulers import make_scheduler
-from g_pt.tasks import registered_task
+from g_pt.tasks import registered_task, task_names
 from g_pt.tasks.base import Task
 from g_pt.transformer import ParameterTransformer
 
@@ -140,8 +140,8 @@ class ParameterUpdatePipeline(DiffusionPipeline):
     ) -> ParameterUpdateOutput:
         """Sample one update for each network.
 
-        The task then recalibrates the updated networks: their BatchNorm statistics, where there are any, are
-        estimated anew from training data.
+        The task, where it is registered, then recalibrates the updated networks: their BatchNorm statistics, if any,
+        are estimated anew from training data.
 
         Args:
             starting_params: (B, P) or (P,), raw.
@@ -184,7 +184,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             x_0 = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
             x_t = self.scheduler.step(x_0, t, x_t, **noise).prev_sample  # (B, P)
         updated = self.normalizer.unnormalize(x_t.float())
-        if self.config.task is not None:
+        if self.config.task in task_names():
             updated = self.task.recalibrate(updated)
         if not updated.isfinite().all():
             raise ValueError(

@@ -20,7 +20,7 @@ from g_pt.tasks.image_sets import ImageSet, load_image_set
 from g_pt.tasks.mlp import MLPTask
 
 # Measuring a CNN costs as much as several steps of its training, and a harvest does it at every checkpoint.
-CNN_VALIDATION = 2_000
+CNN_VALIDATION = 1_000
 
 
 class ImageTask(ClassificationTask):
