@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
 from g_pt.commands.terminal import exit_on_user_error
@@ -24,7 +24,15 @@ from g_pt.config_files import parse_config
 from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
 
+if TYPE_CHECKING:
+    from checkpoints_dataset.pair_sampler import PairSampler
+    from checkpoints_dataset.store import CheckpointStore
+    from g_pt.tasks.base import Split
+
 PRESETS = Path(__file__).parent / "presets"
+
+
+PAIR_SPLITS: tuple[Split, Split] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,6 @@ def run(program: Program) -> None:
     from accelerate.utils import InitProcessGroupKwargs
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
-    from checkpoints_dataset.pair_sampler import PairSampler
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.commands.harvest import harvest_with_progress
     from g_pt.tasks import get_task
@@ -79,14 +86,7 @@ def run(program: Program) -> None:
     store.check_task(task)
     if accelerator.is_main_process:
         warn_of_other_data(store.header.source, {**harvest.to_json(), "task": task.name}, program.dataset)
-    pairs = PairSampler(
-        store,
-        metric,
-        batch_size=program.pairs.batch_size,
-        seed=program.seed,
-        init_share=program.pairs.init_share,
-        max_runs=program.pairs.max_runs,
-    )
+    pairs, held_out = (make_pairs(program, store, metric, split) for split in PAIR_SPLITS)
     accelerator.print(
         f"{program.dataset}: {len(store)} checkpoints of {len(store.runs)} runs; {pairs.num_runs} to learn from"
     )
@@ -97,15 +97,33 @@ def run(program: Program) -> None:
         pairs.batch,
         fit_normalizer(store, program.pairs.normalization, max_runs=program.pairs.max_runs, seed=program.seed),
         training_facts(store, task, metric, max_runs=program.pairs.max_runs),
+        held_out=held_out.batch,
         accelerator=accelerator,
         resume=program.resume,
     )
     accelerator.print(f"saved {config.pipeline_folder}")
 
 
+def make_pairs(program: Program, store: CheckpointStore, metric: str, split: Split) -> PairSampler:
+    """Pairs of one split of the runs, as the settings want them."""
+    from checkpoints_dataset.pair_sampler import PairSampler
+
+    options = program.pairs
+    return PairSampler(
+        store,
+        metric,
+        split=split,
+        batch_size=options.batch_size,
+        seed=program.seed,
+        init_share=options.init_share,
+        max_runs=options.max_runs,
+    )
+
+
 def warn_of_other_data(source: dict[str, Any], harvest: dict[str, Any], dataset: Path) -> None:
     """Say so where a finished dataset was not made by the settings of this run: it is used as it is."""
-    ours = source.get("kind") == "harvest"  # then a setting that is not recorded was not set
+    ours = source.get("kind") == "harvest"  # then a setting that is not recorded was not set, or not there yet
+    source = HarvestConfig().to_json() | source if ours else source
     settings = [key for key in {**harvest, **source} if key != "kind" and (ours or (key in harvest and key in source))]
     others = {key: (source.get(key), harvest.get(key)) for key in settings if source.get(key) != harvest.get(key)}
     for key, (made, asked) in others.items():

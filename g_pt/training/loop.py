@@ -48,6 +48,7 @@ def fit(
     normalizer: ParameterNormalizer,
     training_facts: dict[str, Any],
     *,
+    held_out: PairSource | None = None,
     accelerator: Accelerator | None = None,
     resume: bool = False,
 ) -> ParameterUpdatePipeline:
@@ -59,6 +60,7 @@ def fit(
         pairs: gives the training pairs of any step.
         normalizer: fitted to the training runs.
         training_facts: saved with the pipeline; see `ParameterUpdatePipeline`.
+        held_out: gives pairs of runs that are not learned from, for a loss that shows memorisation.
         accelerator: made from the configuration where it is not given.
         resume: continue from the newest checkpoint in the output folder.
 
@@ -80,7 +82,7 @@ def fit(
     ema.to(accelerator.device)  # after loading, which leaves it on the CPU
     log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process)
     pipeline = make_pipeline(config, task, model, normalizer, training_facts)
-    probe = PromptProbe(config, task, pipeline)
+    probe = PromptProbe(config, task, pipeline, held_out)
     schedule = (config.diffusion.num_train_timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
     alphas_cumprod = linear_alphas_cumprod(*schedule).to(accelerator.device)
     objective = make_objective(config, task, accelerator.device)
