@@ -67,6 +67,7 @@ def run(program: Program) -> None:
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.commands.harvest import harvest_with_progress
     from g_pt.tasks import get_task
+    from g_pt.training.alignment import align
     from g_pt.training.checkpoints import check_output, check_replaceable
     from g_pt.training.loop import fit
 
@@ -91,8 +92,9 @@ def run(program: Program) -> None:
         f"{program.dataset}: {len(store)} checkpoints of {len(store.runs)} runs; {pairs.num_runs} to learn from"
     )
     config = TrainConfig(**{f.name: getattr(program, f.name) for f in dataclasses.fields(TrainConfig)})
-    fit(
-        config,
+    first_stage = dataclasses.replace(config, pipeline=config.output / "base") if config.alignment.num_steps else config
+    pipeline = fit(
+        first_stage,
         task,
         pairs.batch,
         fit_normalizer(store, program.pairs.normalization, max_runs=program.pairs.max_runs, seed=program.seed),
@@ -101,6 +103,8 @@ def run(program: Program) -> None:
         accelerator=accelerator,
         resume=program.resume,
     )
+    if config.alignment.num_steps:
+        align(config, task, pipeline, pairs.batch, held_out=held_out.batch, resume=program.resume)
     accelerator.print(f"saved {config.pipeline_folder}")
 
 

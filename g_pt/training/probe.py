@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from g_pt.diffusion import Objective, diffusion_loss, linear_alphas_cumprod
+from g_pt.diffusion import Objective, diffusion_loss
 from g_pt.evaluation import prompt_alignment
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.prompting import measure_updates, prompt_grid, update_networks
 from g_pt.seeds import keyed_generator
 from g_pt.tasks.base import Task
 from g_pt.training.config import TrainConfig
-from g_pt.training.setup import HELD_OUT_STREAM, PairSource
+from g_pt.training.setup import HELD_OUT_STREAM, PairSource, scheduler_alphas
 
 HELD_OUT_BATCHES = 4
 
@@ -53,10 +53,9 @@ class PromptProbe:
         config, pipeline = self.config, self.pipeline
         device, size = pipeline.transformer.device, config.pairs.batch_size
         generator = keyed_generator(config.seed, HELD_OUT_STREAM)
-        schedule = (config.diffusion.num_train_timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
-        alphas_cumprod, losses = linear_alphas_cumprod(*schedule).to(device), []
+        alphas_cumprod, losses = scheduler_alphas(config).to(device), []
         for step in range(HELD_OUT_BATCHES):
-            timesteps = torch.randint(schedule[0], (size,), generator=generator).to(device)
+            timesteps = torch.randint(config.diffusion.num_train_timesteps, (size,), generator=generator).to(device)
             noise = torch.randn(size, self.task.layout.num_params, generator=generator).to(device)
             batch = pairs(step, slice(None)).to(device)
             loss = diffusion_loss(
