@@ -1,11 +1,12 @@
 """Train a G.pt: harvest its checkpoints where they are missing, learn them, save a pipeline.
 
+With alignment.num-steps the trained pipeline is kept in <output>/base, and a second stage makes it hit its prompts.
+
     accelerate launch train/train_g_pt.py --preset digits
     accelerate launch train/train_g_pt.py --preset digits --optimizer.num-steps 500 --output runs/short
     accelerate launch train/train_g_pt.py --preset digits --resume
 
---preset NAME takes a file of train/presets (digits, digits-error), --config FILE.yaml one of your own; every value
-of it is a flag.
+--preset NAME takes a file of train/presets, --config FILE.yaml one of your own; every value of it is a flag.
 """
 
 from __future__ import annotations
