@@ -146,9 +146,14 @@ class AlignmentLoss:
         on the validation split, while only training examples say in which direction to go.
         """
         metric = self.pipeline.metric
-        tensors = {name: t.contiguous() for name, t in self.task.layout.unflatten(params).items()}
+        tensors = {
+            # buffers are updated in place by the training loss
+            name: tensor if name in self.task.trained_names else tensor.detach().clone()
+            for name, tensor in self.task.layout.unflatten(params).items()
+        }
         training = metric.embedded(self.task.training_losses(tensors, examples))  # (b,)
-        validation = metric.embedded(self.task.evaluate(params.detach(), "validation")[metric.name])  # (b,)
+        measured = self.task.evaluate(self.task.recalibrate(params.detach()), "validation")[metric.name]
+        validation = metric.embedded(measured)  # (b,)
         return training + (validation - training).detach()
 
     def denoising_loss(self, model: nn.Module, step: int) -> Tensor:
