@@ -71,6 +71,7 @@ def align(
     )
     settings = replace(config, optimizer=optimizer, output=config.output / "alignment", pipeline=config.pipeline_folder)
     accelerator = accelerator or Accelerator(mixed_precision=optimizer.mixed_precision)
+    pipeline.register_to_config(num_inference_steps=options.num_inference_steps)
     loss = AlignmentLoss(config, task, pipeline, pairs, accelerator)
     probe = PromptProbe(config, task, pipeline, held_out)
     resume = resume and (settings.output / "train_config.json").is_file()

@@ -150,6 +150,8 @@ class AlignmentConfig:
     """How far prompts go past the attainable range, on both sides, over its width in the transformed metric."""
     diffusion_weight: float = 0.1
     """Weight of the denoising loss, which keeps the samples near the runs."""
+    num_inference_steps: int = 5
+    """Default number of sampling steps of the aligned pipeline: about as many as the stage trains with."""
     learning_rate: float = 3e-4
     """Peak learning rate."""
     ema_decay: float = 0.99
@@ -158,7 +160,7 @@ class AlignmentConfig:
     def __post_init__(self) -> None:
         check_at_least(
             self, num_steps=0, batch_size=1, num_examples=1, checkpoint_share=0, max_sampling_steps=2,
-            gradient_steps=1, margin=0, diffusion_weight=0, learning_rate=0, ema_decay=0,
+            gradient_steps=1, margin=0, num_inference_steps=1, diffusion_weight=0, learning_rate=0, ema_decay=0,
         )  # fmt: skip
         if self.checkpoint_share > 1 or self.ema_decay >= 1:
             raise ValueError(
