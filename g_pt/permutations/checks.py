@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from g_pt.parameters import ParameterLayout
-from g_pt.permutations import Blocks, PermutationSpec, reorder
+from g_pt.permutations.spec import Blocks, PermutationSpec, reorder
 
 TOLERANCE = 1e-10  # in float64, relative to the largest output
 NUM_DRAWS = 2
