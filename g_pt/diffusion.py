@@ -15,7 +15,6 @@ from torch import Tensor
 from g_pt.normalization import ParameterNormalizer
 from g_pt.pairs import CheckpointPairs
 from g_pt.parameters import ParameterLayout
-from g_pt.transformer import ParameterTransformer
 
 TimeWeighting = Literal["uniform", "snr"]
 PredictionType = Literal["sample", "v_prediction"]
@@ -76,7 +75,7 @@ class Objective:
 
 
 def diffusion_loss(
-    model: ParameterTransformer,
+    model: Callable[..., Tensor],
     normalizer: ParameterNormalizer,
     pairs: CheckpointPairs,
     timesteps: Tensor,

@@ -18,6 +18,11 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "log": lambda value: value.clamp(min=1e-6).log(),
     "log1p": lambda value: value.clamp(min=0.0).log1p(),
 }
+INVERSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda value: value,
+    "log": torch.exp,
+    "log1p": torch.expm1,
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class Metric:
     def embedded(self, value: Tensor) -> Tensor:
         """The transformed value, in which equal distances are about equally hard."""
         return TRANSFORMS[self.transform](value.to(torch.float32))
+
+    def unembedded(self, value: Tensor) -> Tensor:
+        """The metric whose transformed value this is."""
+        return INVERSES[self.transform](value)
 
     def best(self, values: Tensor) -> Tensor:
         """The best of the values over the last axis."""

@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import build_pipeline
+from builders import build_pipeline, randomise
 
-from g_pt.training.config import ProgressConfig, TrainConfig
+from g_pt.pairs import CheckpointPairs
+from g_pt.training.config import PairConfig, ProgressConfig, TrainConfig
 from g_pt.training.probe import PromptProbe
 
 
@@ -32,3 +33,22 @@ def test_the_networks_are_not_those_of_gpt_evaluate(probe, digits):
     assert torch.cdist(probe.starts, evaluated).min() > 1
     other = PromptProbe(replace(probe.config, seed=1), digits, probe.pipeline)
     assert not torch.equal(other.starts, probe.starts)
+
+
+def test_the_loss_on_held_out_runs_is_that_of_the_model_and_always_of_the_same_pairs(probe, digits):
+    starts = digits.init(8, torch.Generator().manual_seed(3))
+    seen = []
+
+    def held_out(step, share):
+        seen.append((step, share))
+        return CheckpointPairs(starts, starts + 0.5, torch.full((8,), 2.0), torch.full((8,), 0.2))
+
+    config = replace(probe.config, pairs=PairConfig(batch_size=8))
+    probe = PromptProbe(config, digits, probe.pipeline, held_out)
+    loss = probe.measure()["held_out_loss"]
+    # the untrained model predicts the start, which is off by 0.5 in raw parameters
+    assert loss == pytest.approx((0.5 / probe.pipeline.normalizer.std[0].item()) ** 2, rel=1e-4)
+    assert seen == [(step, slice(None)) for step in range(4)]
+    assert probe.measure()["held_out_loss"] == loss
+    randomise(probe.pipeline.transformer)
+    assert probe.measure()["held_out_loss"] != loss

@@ -1,11 +1,12 @@
 """Train a G.pt: harvest its checkpoints where they are missing, learn them, save a pipeline.
 
+With alignment.num-steps the trained pipeline is kept in <output>/base, and a second stage makes it hit its prompts.
+
     accelerate launch train/train_g_pt.py --preset digits
     accelerate launch train/train_g_pt.py --preset digits --optimizer.num-steps 500 --output runs/short
     accelerate launch train/train_g_pt.py --preset digits --resume
 
---preset NAME takes a file of train/presets (digits, digits-error), --config FILE.yaml one of your own; every value
-of it is a flag.
+--preset NAME takes a file of train/presets, --config FILE.yaml one of your own; every value of it is a flag.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
 from g_pt.commands.terminal import exit_on_user_error
@@ -24,7 +25,15 @@ from g_pt.config_files import parse_config
 from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
 
+if TYPE_CHECKING:
+    from checkpoints_dataset.pair_sampler import PairSampler
+    from checkpoints_dataset.store import CheckpointStore
+    from g_pt.tasks.base import Split
+
 PRESETS = Path(__file__).parent / "presets"
+
+
+PAIR_SPLITS: tuple[Split, Split] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,11 @@ def run(program: Program) -> None:
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
     from checkpoints_dataset.harvest import source_of
-    from checkpoints_dataset.pair_sampler import PairSampler
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.commands.harvest import harvest_with_progress
     from g_pt.tasks import get_task
     from g_pt.tasks.base import TrainableTask
+    from g_pt.training.alignment import align
     from g_pt.training.checkpoints import check_output, check_replaceable
     from g_pt.training.loop import fit
 
@@ -81,33 +90,47 @@ def run(program: Program) -> None:
     store.check_task(task)
     if accelerator.is_main_process and isinstance(task, TrainableTask):
         warn_of_other_data(store.header.source, source_of(harvest, task), program.dataset)
-    pairs = PairSampler(
-        store,
-        metric,
-        batch_size=program.pairs.batch_size,
-        seed=program.seed,
-        init_share=program.pairs.init_share,
-        max_runs=program.pairs.max_runs,
-    )
+    pairs, held_out = (make_pairs(program, store, metric, split) for split in PAIR_SPLITS)
     accelerator.print(
         f"{program.dataset}: {len(store)} checkpoints of {len(store.runs)} runs; {pairs.num_runs} to learn from"
     )
     config = TrainConfig(**{f.name: getattr(program, f.name) for f in dataclasses.fields(TrainConfig)})
-    fit(
-        config,
+    first_stage = dataclasses.replace(config, pipeline=config.output / "base") if config.alignment.num_steps else config
+    pipeline = fit(
+        first_stage,
         task,
         pairs.batch,
         fit_normalizer(store, program.pairs.normalization, max_runs=program.pairs.max_runs, seed=program.seed),
         training_facts(store, task, metric, max_runs=program.pairs.max_runs),
+        held_out=held_out.batch,
         accelerator=accelerator,
         resume=program.resume,
     )
+    if config.alignment.num_steps:
+        align(config, task, pipeline, pairs.batch, held_out=held_out.batch, resume=program.resume)
     accelerator.print(f"saved {config.pipeline_folder}")
+
+
+def make_pairs(program: Program, store: CheckpointStore, metric: str, split: Split) -> PairSampler:
+    """Pairs of one split of the runs, as the settings want them."""
+    from checkpoints_dataset.pair_sampler import PairSampler
+
+    options = program.pairs
+    return PairSampler(
+        store,
+        metric,
+        split=split,
+        batch_size=options.batch_size,
+        seed=program.seed,
+        init_share=options.init_share,
+        max_runs=options.max_runs,
+    )
 
 
 def warn_of_other_data(source: dict[str, Any], harvest: dict[str, Any], dataset: Path) -> None:
     """Say so where a finished dataset was not made by the settings of this run: it is used as it is."""
-    ours = source.get("kind") == "harvest"  # then a setting that is not recorded was not set
+    ours = source.get("kind") == "harvest"  # then a setting that is not recorded was not set, or not there yet
+    source = HarvestConfig().to_json() | source if ours else source
     settings = [key for key in {**harvest, **source} if key != "kind" and (ours or (key in harvest and key in source))]
     others = {key: (source.get(key), harvest.get(key)) for key in settings if source.get(key) != harvest.get(key)}
     for key, (made, asked) in others.items():

@@ -28,7 +28,7 @@ class ImageTask(ClassificationTask):
 
     image_set: ClassVar[str]
     flatten_images: ClassVar[bool] = False
-    num_validation: ClassVar[int | None] = None  # the image set's own number
+    max_validation: ClassVar[int | None] = None
 
     @cached_property
     def images(self) -> ImageSet:
@@ -38,7 +38,7 @@ class ImageTask(ClassificationTask):
     @cached_property
     def splits(self) -> dict[Split, LabelledExamples]:  # type: ignore[override]
         """The three parts of the data."""
-        return image_splits(self.images, flatten=self.flatten_images, num_validation=self.num_validation)
+        return image_splits(self.images, flatten=self.flatten_images, max_validation=self.max_validation)
 
     @property
     def data_subset(self) -> str | None:
@@ -47,10 +47,13 @@ class ImageTask(ClassificationTask):
 
 
 def image_splits(
-    images: ImageSet, *, flatten: bool, num_validation: int | None = None
+    images: ImageSet, *, flatten: bool, max_validation: int | None = None
 ) -> dict[Split, LabelledExamples]:
-    """Split and standardise: inputs (N, channels, height, width), or (N, pixels) with `flatten`."""
-    num_validation = num_validation or images.num_validation
+    """Split and standardise: inputs (N, channels, height, width), or (N, pixels) with `flatten`.
+
+    The validation split is the set's own, or its last `max_validation` images; the others are trained on.
+    """
+    num_validation = min(images.num_validation, max_validation or images.num_validation)
     num_train = len(images.train_images) - num_validation
     if num_train < 1:
         raise ValueError(
@@ -103,7 +106,7 @@ class FashionCNN(ImageTask, CNNTask):
     name = "fashion-cnn"
     image_set = "fashion-mnist"
     input_shape = (1, 28, 28)
-    num_validation = CNN_VALIDATION
+    max_validation = CNN_VALIDATION
 
 
 class MNIST(ImageTask, MLPTask):
@@ -121,7 +124,7 @@ class CIFAR10(ImageTask, CNNTask):
     name = "cifar10"
     image_set = "cifar10"
     input_shape = (3, 32, 32)
-    num_validation = CNN_VALIDATION
+    max_validation = CNN_VALIDATION
 
     def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Random mirroring and shifts, in training only."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import Accelerator
 
@@ -22,9 +22,17 @@ CONFIG_FILE = "train_config.json"
 class TrainingCheckpoints:
     """The folder `checkpoints/` of a training run."""
 
-    def __init__(self, config: TrainConfig, training_facts: dict[str, Any], accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        training_facts: dict[str, Any],
+        accelerator: Accelerator,
+        stage: Literal["diffusion", "alignment"] = "diffusion",
+    ) -> None:
         self.config, self.accelerator = config, accelerator
         self.settings = jsonable({**asdict(config), "data": training_facts})
+        if stage == "diffusion":
+            del self.settings["alignment"]  # it may change once the first stage is done
         self.folder = config.output / "checkpoints"
 
     def saved_steps(self) -> list[int]:

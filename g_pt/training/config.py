@@ -131,6 +131,45 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class AlignmentConfig:
+    """The second stage: learn to hit the prompt, through the sampler and the metric of the training data."""
+
+    num_steps: int = 0
+    """Optimizer steps; 0 for no second stage."""
+    batch_size: int = 64
+    """Networks updated per step, over all processes."""
+    num_examples: int = 512
+    """Training examples on which the updated networks are measured."""
+    checkpoint_share: float = 0.25
+    """Share of the starts that are harvested checkpoints; the others are fresh inits."""
+    max_sampling_steps: int = 6
+    """Sampling steps are drawn anew for every batch, from 2 to this many."""
+    gradient_steps: int = 2
+    """Last sampling steps through which the gradient flows."""
+    margin: float = 0.05
+    """How far prompts go past the attainable range, on both sides, over its width in the transformed metric."""
+    diffusion_weight: float = 0.1
+    """Weight of the denoising loss, which keeps the samples near the runs."""
+    num_inference_steps: int = 5
+    """Default number of sampling steps of the aligned pipeline: about as many as the stage trains with."""
+    learning_rate: float = 3e-4
+    """Peak learning rate."""
+    ema_decay: float = 0.99
+    """Decay of the moving average of the weights."""
+
+    def __post_init__(self) -> None:
+        check_at_least(
+            self, num_steps=0, batch_size=1, num_examples=1, checkpoint_share=0, max_sampling_steps=2,
+            gradient_steps=1, margin=0, num_inference_steps=1, diffusion_weight=0, learning_rate=0, ema_decay=0,
+        )  # fmt: skip
+        if self.checkpoint_share > 1 or self.ema_decay >= 1:
+            raise ValueError(
+                f"checkpoint_share must be at most 1 and ema_decay below it, got {self.checkpoint_share} and "
+                f"{self.ema_decay}"
+            )
+
+
+@dataclass(frozen=True)
 class ProgressConfig:
     """Evaluations and checkpoints during training."""
 
@@ -163,6 +202,7 @@ class TrainConfig:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     progress: ProgressConfig = field(default_factory=ProgressConfig)
     dataset: Path = Path("runs/digits/checkpoints")
     """Checkpoint dataset; harvested first where it does not exist or is unfinished."""

@@ -1,4 +1,4 @@
-"""Diffusion training with Accelerate: any step can be drawn again, so that a resumed run is the same run.
+"""Training with Accelerate: any step can be drawn again, so that a resumed run is the same run.
 
 B = pairs of this process, P = parameters per network.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from g_pt.atomic_files import TEMPORARY
-from g_pt.diffusion import diffusion_loss, linear_alphas_cumprod
+from g_pt.diffusion import diffusion_loss
 from g_pt.normalization import ParameterNormalizer
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.seeds import keyed_generator
@@ -37,8 +37,12 @@ from g_pt.training.setup import (
     make_pipeline,
     permuted_pairs,
     process_share,
+    scheduler_alphas,
     use_cpu_threads,
 )
+
+# (model as Accelerate prepared it, step) -> scalar loss of this process
+Loss = Callable[[nn.Module, int], Tensor]
 
 
 def fit(
@@ -48,10 +52,11 @@ def fit(
     normalizer: ParameterNormalizer,
     training_facts: dict[str, Any],
     *,
+    held_out: PairSource | None = None,
     accelerator: Accelerator | None = None,
     resume: bool = False,
 ) -> ParameterUpdatePipeline:
-    """Train a G.pt and save its pipeline to `config.pipeline_folder`.
+    """Train a G.pt by denoising and save its pipeline to `config.pipeline_folder`.
 
     Args:
         config: all settings.
@@ -59,42 +64,58 @@ def fit(
         pairs: gives the training pairs of any step.
         normalizer: fitted to the training runs.
         training_facts: saved with the pipeline; see `ParameterUpdatePipeline`.
+        held_out: gives pairs of runs that are not learned from, for a loss that shows memorisation.
         accelerator: made from the configuration where it is not given.
         resume: continue from the newest checkpoint in the output folder.
 
     Returns:
         The pipeline with the averaged weights, in evaluation mode.
     """
-    options = config.optimizer
-    check_replaceable(config.pipeline_folder)
-    accelerator = accelerator or Accelerator(mixed_precision=options.mixed_precision)
-    use_cpu_threads(options.cpu_threads, accelerator)
+    accelerator = accelerator or Accelerator(mixed_precision=config.optimizer.mixed_precision)
+    device = accelerator.device
     share = process_share(config.pairs.batch_size, accelerator)
-    model = make_model(config, task)
+    pipeline = make_pipeline(config, task, make_model(config, task), normalizer.to(device), training_facts)
+    probe = PromptProbe(config, task, pipeline, held_out)
+    alphas_cumprod = scheduler_alphas(config).to(device)
+    objective = make_objective(config, task, device)
+    pairs = permuted_pairs(config, task, pairs)
+
+    def loss_of(model: nn.Module, step: int) -> Tensor:
+        batch = pairs(step, share).to(device)
+        timesteps, noise = draw_noise(config, step, share, task.layout.num_params, device)
+        return diffusion_loss(model, normalizer, batch, timesteps, noise, alphas_cumprod, objective(step))
+
+    return train_stage(config, pipeline, loss_of, probe, accelerator, resume=resume)
+
+
+def train_stage(
+    config: TrainConfig,
+    pipeline: ParameterUpdatePipeline,
+    loss_of: Loss,
+    probe: PromptProbe,
+    accelerator: Accelerator,
+    *,
+    stage: Literal["diffusion", "alignment"] = "diffusion",
+    resume: bool,
+) -> ParameterUpdatePipeline:
+    """Minimise a loss from the pipeline's weights on, with `config.optimizer`; save and return the pipeline."""
+    options, model = config.optimizer, pipeline.transformer
+    check_replaceable(config.pipeline_folder)
+    use_cpu_threads(options.cpu_threads, accelerator)
     ema = EMAModel(model.parameters(), decay=options.ema_decay, foreach=True)
-    wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, options))
-    normalizer.to(accelerator.device)
+    wrapped, optimizer = accelerator.prepare(model.train(), make_optimizer(model, options))
     accelerator.register_for_checkpointing(ema)
-    checkpoints = TrainingCheckpoints(config, training_facts, accelerator)
+    checkpoints = TrainingCheckpoints(config, pipeline.config.training, accelerator, stage)
     first_step = checkpoints.start(resume=resume)
     ema.to(accelerator.device)  # after loading, which leaves it on the CPU
     log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process)
-    pipeline = make_pipeline(config, task, model, normalizer, training_facts)
-    probe = PromptProbe(config, task, pipeline)
-    schedule = (config.diffusion.num_train_timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
-    alphas_cumprod = linear_alphas_cumprod(*schedule).to(accelerator.device)
-    objective = make_objective(config, task, accelerator.device)
-    pairs = permuted_pairs(config, task, pairs)
-
     bar, smooth_loss = progress_bar(config, first_step, accelerator), None
     for step in range(first_step, options.num_steps):
-        batch = pairs(step, share).to(accelerator.device)
-        timesteps, noise = draw_noise(config, step, share, task.layout.num_params, accelerator.device)
         rate = learning_rate(step, options)
         for group in optimizer.param_groups:
             group["lr"] = rate
         with accelerator.autocast():
-            loss = diffusion_loss(wrapped, normalizer, batch, timesteps, noise, alphas_cumprod, objective(step))
+            loss = loss_of(wrapped, step)
         accelerator.backward(loss)
         grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), options.max_grad_norm)
         optimizer.step()

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from g_pt.behaviour import output_distance
-from g_pt.diffusion import Objective, tensor_weights
+from g_pt.diffusion import Objective, linear_alphas_cumprod, tensor_weights
 from g_pt.normalization import ParameterNormalizer
 from g_pt.pairs import CheckpointPairs
 from g_pt.pipeline import ParameterUpdatePipeline
@@ -24,7 +24,7 @@ from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.transformer import ParameterTransformer
 
 # keep what is drawn for different ends from (seed, step) apart
-NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM = 1, 2, 3
+NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM = 1, 2, 3, 4, 5
 
 # (step, this process's share of the global batch) -> pairs on the CPU
 PairSource = Callable[[int, slice], CheckpointPairs]
@@ -49,6 +49,12 @@ def make_optimizer(model: nn.Module, options: OptimizerConfig) -> torch.optim.Ad
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, options.beta2), fused=True)
+
+
+def scheduler_alphas(config: TrainConfig) -> Tensor:
+    """Products of 1 - beta_t of the noise schedule: (num_train_timesteps,)."""
+    options = config.diffusion
+    return linear_alphas_cumprod(options.num_train_timesteps, options.beta_start, options.beta_end)
 
 
 def make_objective(config: TrainConfig, task: Task, device: torch.device) -> Callable[[int], Objective]:

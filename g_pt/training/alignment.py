@@ -1,0 +1,203 @@
+"""The second stage of training: learn to hit the prompt, through the sampler and the metric itself.
+
+Diffusion learns what networks look like that reach a metric; this stage asks each sampled network what it reached
+and follows the gradient of the squared gap back through the last sampling steps, as reward fine-tuning does for
+images (Clark et al. 2023, "Directly fine-tuning diffusion models on differentiable rewards"). Here the reward is a
+distance to a prompt, and there is no end of fresh starts.
+
+B = networks, P = parameters per network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import SchedulerMixin
+from torch import Tensor, nn
+
+from g_pt.diffusion import diffusion_loss
+from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.schedulers import make_scheduler
+from g_pt.seeds import keyed_generator
+from g_pt.tasks.base import Task, TrainableTask
+from g_pt.training.config import TrainConfig
+from g_pt.training.loop import draw_noise, train_stage
+from g_pt.training.probe import PromptProbe
+from g_pt.training.setup import ALIGNMENT_STREAM, PairSource, make_objective, process_share, scheduler_alphas
+
+
+def align(
+    config: TrainConfig,
+    task: Task,
+    pipeline: ParameterUpdatePipeline,
+    pairs: PairSource,
+    *,
+    held_out: PairSource | None = None,
+    accelerator: Accelerator | None = None,
+    resume: bool = False,
+) -> ParameterUpdatePipeline:
+    """Fine-tune a trained pipeline to hit its prompts; its own logs and checkpoints are in `<output>/alignment`.
+
+    Args:
+        config: all settings.
+        task: whose networks are updated; its training loss must be the prompted metric.
+        pipeline: that `fit` returned; its weights are changed.
+        pairs: gives the training pairs of any step, for starts and for the denoising loss.
+        held_out: as for `fit`.
+        accelerator: made from the configuration where it is not given.
+        resume: continue from the newest checkpoint of this stage, if there is one.
+
+    Returns:
+        The pipeline with the averaged weights, in evaluation mode, saved to `config.pipeline_folder`.
+
+    Raises:
+        ValueError: the prompted metric is not the training loss, so that it has no gradient.
+    """
+    if config.metric != "loss" or not isinstance(task, TrainableTask):
+        raise ValueError(f"alignment needs a gradient of the metric: prompt the loss, got {config.metric!r}")
+    options = config.alignment
+    if options.batch_size > config.pairs.batch_size:
+        most = config.pairs.batch_size
+        raise ValueError(f"alignment.batch_size must be at most pairs.batch_size = {most}, got {options.batch_size}")
+    optimizer = replace(
+        config.optimizer,
+        num_steps=options.num_steps,
+        learning_rate=options.learning_rate,
+        ema_decay=options.ema_decay,
+        warmup_steps=min(50, options.num_steps // 10),
+    )
+    settings = replace(config, optimizer=optimizer, output=config.output / "alignment", pipeline=config.pipeline_folder)
+    accelerator = accelerator or Accelerator(mixed_precision=optimizer.mixed_precision)
+    pipeline.register_to_config(num_inference_steps=options.num_inference_steps)
+    loss = AlignmentLoss(config, task, pipeline, pairs, accelerator)
+    probe = PromptProbe(config, task, pipeline, held_out)
+    resume = resume and (settings.output / "train_config.json").is_file()
+    return train_stage(settings, pipeline, loss, probe, accelerator, stage="alignment", resume=resume)
+
+
+class AlignmentLoss:
+    """Squared gap between achieved and prompted metric, both transformed, plus the denoising loss times its weight."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: TrainableTask,
+        pipeline: ParameterUpdatePipeline,
+        pairs: PairSource,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.task, self.pipeline, self.pairs = config, task, pipeline, pairs
+        self.device = accelerator.device
+        self.share = process_share(config.alignment.batch_size, accelerator)
+        self.scheduler = make_scheduler("ddim", dict(pipeline.scheduler.config))
+        self.alphas_cumprod = scheduler_alphas(config).to(self.device)
+        self.objective = make_objective(config, task, self.device)
+        best, init = (
+            float(pipeline.metric.embedded(torch.tensor(m))) for m in pipeline.config.training["attainable_range"]
+        )
+        margin = config.alignment.margin * (init - best)
+        self.prompt_range = (best - margin, init + margin)  # transformed
+
+    def __call__(self, model: nn.Module, step: int) -> Tensor:
+        """The loss of a step: a scalar."""
+        options, metric = self.config.alignment, self.pipeline.metric
+        generator = keyed_generator(self.config.seed, step, ALIGNMENT_STREAM)
+        starts = self.draw_starts(step, generator).to(self.device)  # (b, P)
+        wanted = self.draw_prompts(generator).to(self.device)  # (b,), transformed
+        noise = torch.randn(options.batch_size, starts.shape[1], generator=generator)[self.share].to(self.device)
+        num_steps = int(torch.randint(2, options.max_sampling_steps + 1, (), generator=generator))
+        examples = torch.randint(self.task.num_examples, (options.num_examples,), generator=generator).to(self.device)
+        starting = self.task.evaluate(starts, "validation")[metric.name]  # (b,)
+        normalizer = self.pipeline.normalizer
+        x_0 = sample_with_gradient(
+            model,
+            self.scheduler,
+            normalizer.normalize(starts),
+            starting,
+            metric.unembedded(wanted),
+            noise,
+            num_steps=num_steps,
+            gradient_steps=options.gradient_steps,
+        )  # (b, P)
+        with torch.autocast(self.device.type, enabled=False):
+            achieved = self.achieved_metric(normalizer.unnormalize(x_0.float()), examples)  # (b,), transformed
+            loss = (achieved - wanted).square().mean()
+        return loss + options.diffusion_weight * self.denoising_loss(model, step) if options.diffusion_weight else loss
+
+    def draw_starts(self, step: int, generator: torch.Generator) -> Tensor:
+        """Fresh inits and harvested checkpoints of this process, (b, P), raw."""
+        options = self.config.alignment
+        num_checkpoints = round(options.checkpoint_share * options.batch_size)
+        fresh = self.task.init(options.batch_size - num_checkpoints, generator)
+        found = self.pairs(step, slice(0, num_checkpoints)).starting_params
+        return torch.cat([fresh, found.to(fresh.device)])[self.share]
+
+    def draw_prompts(self, generator: torch.Generator) -> Tensor:
+        """Prompts of this process, uniform in the transformed metric: (b,)."""
+        low, high = self.prompt_range
+        return (low + (high - low) * torch.rand(self.config.alignment.batch_size, generator=generator))[self.share]
+
+    def achieved_metric(self, params: Tensor, examples: Tensor) -> Tensor:
+        """Transformed metric of updated networks (b, P): the value on validation data, the gradient on training data.
+
+        A prompt means the validation metric, and the training loss of one network is lower. So the gap is measured
+        on the validation split, while only training examples say in which direction to go.
+        """
+        metric = self.pipeline.metric
+        tensors = {
+            # buffers are updated in place by the training loss
+            name: tensor if name in self.task.trained_names else tensor.detach().clone()
+            for name, tensor in self.task.layout.unflatten(params).items()
+        }
+        training = metric.embedded(self.task.training_losses(tensors, examples))  # (b,)
+        measured = self.task.evaluate(self.task.recalibrate(params.detach()), "validation")[metric.name]
+        validation = metric.embedded(measured)  # (b,)
+        return training + (validation - training).detach()
+
+    def denoising_loss(self, model: nn.Module, step: int) -> Tensor:
+        """The loss of the first stage, on pairs and noise of its own."""
+        step += self.config.optimizer.num_steps  # pairs and noise that the first stage has not seen
+        batch = self.pairs(step, self.share).to(self.device)
+        timesteps, noise = draw_noise(self.config, step, self.share, self.task.layout.num_params, self.device)
+        return diffusion_loss(
+            model, self.pipeline.normalizer, batch, timesteps, noise, self.alphas_cumprod, self.objective(step)
+        )
+
+
+def sample_with_gradient(
+    model: nn.Module,
+    scheduler: SchedulerMixin,
+    x_start: Tensor,
+    starting_metric: Tensor,
+    prompted_metric: Tensor,
+    noise: Tensor,
+    *,
+    num_steps: int,
+    gradient_steps: int,
+) -> Tensor:
+    """Sample updates as the pipeline does, differentiable through the last steps.
+
+    Args:
+        model: predicts what the scheduler expects.
+        scheduler: a diffusers sampler.
+        x_start: (B, P), normalised.
+        starting_metric: (B,), raw.
+        prompted_metric: (B,), raw.
+        noise: (B, P), standard normal: x at the first time.
+        num_steps: sampling steps.
+        gradient_steps: last steps through which the gradient flows.
+
+    Returns:
+        x_0, (B, P), normalised.
+    """
+    sampler: Any = scheduler
+    sampler.set_timesteps(num_steps, device=x_start.device)
+    x_t = noise * sampler.init_noise_sigma
+    for i, t in enumerate(sampler.timesteps):
+        with torch.set_grad_enabled(i >= num_steps - gradient_steps):
+            predicted = model(x_t, t.expand(len(x_t)), x_start, starting_metric, prompted_metric)  # (B, P)
+            x_t = sampler.step(predicted.float(), t, x_t).prev_sample  # (B, P)
+    return x_t
