@@ -6,8 +6,9 @@ R = runs of a shard, C = checkpoints of a run, P = parameters per network.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
         metrics=dict(task.metrics),
         num_shards=config.num_shards,
         dtype=config.dtype,
-        source={"kind": "harvest", **config.to_json(), **facts_of(task)},
+        source=source_of(config, task),
     )
     with folder_lock(folder):  # only now: settings that cannot be harvested leave no folder behind
         return write_missing_shards(DatasetWriter(folder, header), task, config, progress)
@@ -128,20 +129,42 @@ def train_networks(
         if step == config.num_steps:
             break
         with precision:
-            losses = task.augmented_losses(tensors, next(batches), generator)
-        grads = torch.autograd.grad(losses.sum(), trained)  # no parameter is shared: one backward for all
+            losses = task.training_losses(tensors, next(batches), generator)
+        # no parameter is shared: one backward for all
+        grads = torch.autograd.grad(losses.sum(), trained, allow_unused=True)
         learning_rate = rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-        for optimizer, tensor, grad in zip(optimizers, trained, grads, strict=True):
-            optimizer.step(tensor, grad.contiguous(), learning_rate)
+        for optimizer, tensor, grad in zip(optimizers, trained, writable(grads, task), strict=True):
+            optimizer.step(tensor, grad, learning_rate)
         if progress is not None:
             progress(len(rates))
     metrics = {name: torch.stack([m[name] for m in measured], dim=1) for name in task.metrics}
     return torch.stack(kept, dim=1), metrics
 
 
-def facts_of(task: TrainableTask) -> dict[str, str]:
-    """What a dataset says of its task: the name, not the path of a user's file, and which part of the data."""
-    return {"task": task.name} | ({"data": task.data_subset} if task.data_subset else {})
+def writable(grads: Sequence[Tensor | None], task: TrainableTask) -> list[Tensor]:
+    """Contiguous gradients of which no two are the same memory, as they can be of `a + b`: optimizers write into them.
+
+    Raises:
+        ValueError: a tensor has no gradient.
+    """
+    own: list[Tensor] = []
+    taken: set[int] = set()
+    for name, grad in zip(task.trained_names, grads, strict=True):
+        if grad is None:
+            raise ValueError(
+                f"{name!r} of task {task.name!r} has no part in the training loss: remove it from network(), or "
+                "keep it as it is by requires_grad=False"
+            )
+        grad = grad.contiguous()
+        own.append(grad.clone() if grad.data_ptr() in taken else grad)
+        taken.add(grad.data_ptr())
+    return own
+
+
+def source_of(config: HarvestConfig, task: TrainableTask) -> dict[str, Any]:
+    """How a dataset says it was made: settings, the task's name in place of its file, and which part of the data."""
+    source = {"kind": "harvest", **config.to_json(), "task": task.name}
+    return source | ({"data": task.data_subset} if task.data_subset else {})
 
 
 def learning_rates(config: HarvestConfig, num_networks: int, generator: torch.Generator) -> list[float]:

@@ -17,11 +17,11 @@ def output_distance(task: SupervisedTask, params: Tensor, others: Tensor, exampl
         task: computes the outputs.
         params: (B, P), raw.
         others: (B, P), raw.
-        examples: (N,) int64 indices into the training split.
+        examples: (N,) int64 indices into the training split, on its device: as a rule the CPU.
 
     Returns:
         (B,).
     """
-    inputs = task.splits["train"].inputs.to(params.device)[examples]
+    inputs = task.splits["train"].inputs[examples].to(params.device)
     outputs, wanted = (task.forward(task.layout.unflatten(p), inputs) for p in (params, others))  # (B, ..., N)
     return (outputs - wanted).square().flatten(1).mean(dim=1)

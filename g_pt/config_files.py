@@ -57,7 +57,9 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
             entries = enumerate(zip(value, get_args(kind), strict=True), start=1)
             return tuple(convert(entry, entry_kind, f"{where}, entry {i}") for i, (entry, entry_kind) in entries)
     name = wanted.__name__ if isinstance(wanted, type) else str(wanted).removeprefix("typing.")
-    raise ValueError(f"{where} must be of type {name}, got {value!r}")
+    words = get_origin(wanted) is Literal and isinstance(value, bool)
+    hint = "; put it in quotes: YAML reads no, off, yes and on as booleans" if words else ""
+    raise ValueError(f"{where} must be of type {name}, got {value!r}{hint}")
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:

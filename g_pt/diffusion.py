@@ -59,7 +59,8 @@ class Objective:
 
     Attributes:
         prediction_type: "sample": the model predicts x_0; "v_prediction": v.
-        weighting: of the error over diffusion time, normalised to mean 1: "uniform", or "snr": min(SNR, 5).
+        weighting: over diffusion time, normalised to mean 1: "uniform" of the error of what is predicted, or "snr":
+            min(SNR, 5) of the error of x_0, whichever is predicted.
         param_weights: (P,), of the error over the parameters; None for all alike.
         behaviour: distance (B,) between predicted and true raw parameters (B, P); None for no such term.
         behavioural_weight: of that distance, times abar_t: at high noise the prediction is a mean of many networks,
@@ -104,8 +105,11 @@ def diffusion_loss(
         errors = errors * objective.param_weights
     loss = errors.mean(dim=1)  # (B,)
     if objective.weighting == "snr":
-        snr = (alphas_cumprod / (1 - alphas_cumprod)).clamp(max=MAX_SNR)
-        loss = loss * snr[timesteps] / snr.mean()
+        snr = alphas_cumprod / (1 - alphas_cumprod)
+        weights = snr.clamp(max=MAX_SNR)
+        if objective.prediction_type == "v_prediction":
+            weights = weights / (snr + 1)  # an error of v is the error of x_0 times SNR + 1
+        loss = loss * weights[timesteps] / weights.mean()
     if objective.behaviour is not None and objective.behavioural_weight:
         predicted_x_0 = predicted if objective.prediction_type == "sample" else velocity(predicted, x_t, abar)
         distance = objective.behaviour(normalizer.unnormalize(predicted_x_0), pairs.future_params)  # (B,)

@@ -5,6 +5,7 @@ B = pairs in a batch, P = parameters per network.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,10 @@ class CheckpointPairs:
         return len(self.starting_params)
 
     def permuted(
-        self, layout: ParameterLayout, permutations: PermutationSpec, generator: torch.Generator
+        self, layout: ParameterLayout, spec: PermutationSpec, permutations: Mapping[str, Tensor]
     ) -> CheckpointPairs:
-        """Each pair in a random order of units, the same for both of its networks: the functions stay."""
-        index = permutations.index(layout, permutations.draw(layout, len(self), generator))
+        """Each pair in an order of units `{group: (B, units)}`, the same for both of its networks: functions stay."""
+        index = spec.index(layout, permutations).expand(len(self), -1)  # (B, P); one row where no unit can move
         index = index.to(self.starting_params.device)
         start, future = (params.gather(1, index) for params in (self.starting_params, self.future_params))
         return CheckpointPairs(start, future, self.starting_metric, self.future_metric)

@@ -59,7 +59,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """Join the parts.
 
         Args:
-            transformer: predicts x_0.
+            transformer: predicts x_0 or v, as the scheduler's `prediction_type` says.
             normalizer: between raw parameters and x.
             scheduler: any sampler of `g_pt.schedulers`.
             task: name of the task whose networks are updated; measures the starting metric.
@@ -181,8 +181,8 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         noise = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         for t in self.progress_bar(self.scheduler.timesteps):
             scaled = self.scheduler.scale_model_input(x_t, t)
-            x_0 = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
-            x_t = self.scheduler.step(x_0, t, x_t, **noise).prev_sample  # (B, P)
+            predicted = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
+            x_t = self.scheduler.step(predicted, t, x_t, **noise).prev_sample  # (B, P)
         updated = self.normalizer.unnormalize(x_t.float())
         if self.config.task in task_names():
             updated = self.task.recalibrate(updated)

@@ -111,6 +111,11 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do():
         merged(mode="unit")
 
 
+def test_a_bare_no_of_yaml_is_refused_with_what_to_write():
+    with pytest.raises(ValueError, match="got False; put it in quotes: YAML reads no, off"):
+        merged(mode=False)
+
+
 def test_an_unknown_key_lists_the_settings_of_its_section_and_guesses_the_slip():
     with pytest.raises(ValueError, match=r"file\.yaml, section 'inner': there is no setting 'num_step'") as error:
         merged(inner={"num_step": 5})

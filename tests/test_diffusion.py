@@ -116,6 +116,19 @@ def test_the_weights_of_snr_have_mean_one_and_are_capped(pairs, normalizer, abar
     torch.testing.assert_close(weights[~capped] / weights[0], snr[~capped] / MAX_SNR, rtol=1e-4, atol=1e-6)
 
 
+def test_under_v_prediction_the_weights_of_snr_are_those_of_the_error_of_x_0(pairs, normalizer, abar):
+    def off(x_t, timesteps, *others):  # an x_0 that is off by one, as the v that implies it
+        a = abar[timesteps][:, None]
+        return (a.sqrt() * x_t - normalizer.normalize(pairs.future_params) - 1) / (1 - a).sqrt()
+
+    losses = [
+        loss_of(off, pairs, normalizer, abar, "snr", torch.full((8,), t), prediction_type="v_prediction")
+        for t in (0, 200, 500, 900)
+    ]
+    wanted = (abar / (1 - abar)).clamp(max=MAX_SNR)[[0, 200, 500, 900]] / MAX_SNR
+    torch.testing.assert_close(torch.tensor(losses) / losses[0], wanted, rtol=1e-2, atol=1e-5)
+
+
 def test_velocity_equals_that_of_diffusers_and_undoes_itself(abar, generator):
     x_0, noise = torch.randn(2, 64, 12, generator=generator)
     t = torch.randint(1000, (64,), generator=generator)

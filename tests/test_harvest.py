@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dataset_fixtures import SMALL, copied_harvest, file_hashes, finished_harvest
+from torch import nn
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.format import StoreError
@@ -17,7 +18,7 @@ from checkpoints_dataset.store import CheckpointStore
 from g_pt import tensor_files
 from g_pt.seeds import keyed_generator
 from g_pt.tasks import get_task
-from g_pt.tasks.digits import load_digits_splits
+from g_pt.tasks.digits import Digits, load_digits_splits
 
 SHARD = 12 * 15  # network-steps of a whole shard of SMALL
 
@@ -297,3 +298,52 @@ def test_bf16_products_train_nearly_the_same_networks():
     )
     assert not torch.equal(rough["loss"], exact["loss"])
     torch.testing.assert_close(rough["loss"], exact["loss"], rtol=0.05, atol=0)
+
+
+class Sum(nn.Module):
+    """Weights that are a sum: autograd gives both parts one and the same gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 10, bias=False), nn.Linear(64, 10, bias=False)
+
+    def forward(self, x):
+        return x @ (self.first.weight + self.second.weight).T
+
+
+class SumTask(Digits):
+    def network(self):
+        return Sum()
+
+    def init(self, num_networks, generator):
+        return 0.1 * torch.randn(num_networks, self.layout.num_params, generator=generator)
+
+    def forward(self, tensors, inputs):
+        weights = tensors["first.weight"] + tensors["second.weight"]  # (B, 10, 64)
+        return weights @ inputs.T
+
+
+def test_gradients_that_are_one_and_the_same_memory_are_not_written_into_twice():
+    task, config = SumTask(), replace(SMALL, optimizer="adam", weight_decay=0.5, learning_rate=0.01)
+    params, _ = train_networks(task, config, [0, config.num_steps], [0.01], keyed_generator(0))
+    module, generator = Sum(), keyed_generator(0)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01, weight_decay=0.5)
+    module.load_state_dict(task.layout.unflatten(task.init(1, generator)[0]))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
+    train = task.splits["train"]
+    for _, batch in zip(range(config.num_steps), mini_batches(len(train), config.batch_size, generator), strict=False):
+        optimizer.zero_grad()
+        F.cross_entropy(module(train.inputs[batch]), train.labels[batch]).backward()
+        optimizer.step()
+        scheduler.step()
+    expected = task.layout.flatten(module.state_dict())
+    torch.testing.assert_close(params[0, 1].float(), expected, rtol=2e-3, atol=2e-4)  # float16 on disk
+
+
+def test_a_parameter_without_a_part_in_the_loss_is_named():
+    class Spare(SumTask):
+        def forward(self, tensors, inputs):
+            return tensors["first.weight"] @ inputs.T
+
+    with pytest.raises(ValueError, match=r"'second.weight' of task 'digits' has no part in the training loss"):
+        train_networks(Spare(), SMALL, [0, SMALL.num_steps], [0.1], keyed_generator(0))

@@ -28,8 +28,18 @@ def test_permuting_gives_both_networks_of_a_pair_the_same_order_and_each_pair_it
     layout, permutations = layout_and_permutations((5, 7, 6, 3))
     start = torch.randn(1, layout.num_params, generator=generator).expand(6, -1)
     metric = torch.arange(6.0)
-    permuted = CheckpointPairs(start, 2 * start, metric, metric).permuted(layout, permutations, generator)
+    permuted = CheckpointPairs(start, 2 * start, metric, metric).permuted(
+        layout, permutations, permutations.draw(layout, 6, generator)
+    )
     assert torch.equal(permuted.future_params, 2 * permuted.starting_params)
     assert torch.equal(permuted.starting_params.sort(dim=1).values, start.sort(dim=1).values)
     assert len(permuted.starting_params.unique(dim=0)) == 6
     assert torch.equal(permuted.starting_metric, metric)
+
+
+def test_permuting_keeps_every_pair_where_no_unit_can_move(generator):
+    layout, permutations = layout_and_permutations((5, 3))
+    pairs = CheckpointPairs(*torch.randn(2, 6, layout.num_params, generator=generator), *torch.rand(2, 6))
+    permuted = pairs.permuted(layout, permutations, permutations.draw(layout, 6, generator))
+    assert torch.equal(permuted.starting_params, pairs.starting_params)
+    assert torch.equal(permuted.future_params, pairs.future_params)

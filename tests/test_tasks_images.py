@@ -102,9 +102,7 @@ def test_cifar_is_augmented_in_training_only():
     tensors = task.layout.unflatten(task.init(2, torch.Generator().manual_seed(0)))
     examples = torch.arange(16)
     plain = task.training_losses(tensors, examples)
-    first, again, other = (
-        task.augmented_losses(tensors, examples, torch.Generator().manual_seed(s)) for s in (1, 1, 2)
-    )
+    first, again, other = (task.training_losses(tensors, examples, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, plain)
     assert not torch.equal(first, other)
@@ -114,7 +112,7 @@ def test_cifar_is_augmented_in_training_only():
 def test_other_tasks_draw_nothing(digits):
     tensors = digits.layout.unflatten(digits.init(2, torch.Generator().manual_seed(0)))
     generator = torch.Generator().manual_seed(1)
-    losses = digits.augmented_losses(tensors, torch.arange(8), generator)
+    losses = digits.training_losses(tensors, torch.arange(8), generator)
     assert torch.equal(losses, digits.training_losses(tensors, torch.arange(8)))
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(1).get_state())
 

@@ -28,9 +28,22 @@ def test_an_unknown_name_lists_the_tasks_and_guesses_the_slip():
 
 
 def test_a_registered_class_is_made():
+    registry._TASKS.pop("digits")
+    register_task("digits", "g_pt.tasks.digits:Digits")
+    assert "digits" in task_names()
+    assert isinstance(get_task("digits"), Digits)
+
+
+def test_a_task_registered_under_another_name_is_refused_since_files_would_not_lead_back_to_it():
     register_task("again", "g_pt.tasks.digits:Digits")
-    assert "again" in task_names()
-    assert isinstance(get_task("again"), Digits)
+    with pytest.raises(ValueError, match="registered as 'again', but its `name` is 'digits'"):
+        get_task("again")
+
+
+def test_a_file_that_ends_the_program_is_refused_with_its_line(tmp_path):
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit('usage: ends.py FILE')\n")
+    with pytest.raises(ValueError, match=r"SystemExit: usage: ends.py FILE \(line 2\)"):
+        get_task(f"{tmp_path}/ends.py:Task")
 
 
 def test_registering_twice_is_fine_and_another_class_is_refused():

@@ -181,8 +181,8 @@ class Ascends(Points):
 
 
 class SharesLosses(Points):
-    def training_losses(self, tensors, examples):
-        losses = super().training_losses(tensors, examples)
+    def training_losses(self, tensors, examples, generator=None):
+        losses = super().training_losses(tensors, examples, generator)
         return losses + 0.1 * losses.mean()
 
 

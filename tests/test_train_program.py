@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from checkpoints_dataset.config import HarvestConfig
+from checkpoints_dataset.harvest import source_of
 from g_pt.config_files import merge
+from g_pt.tasks.digits import Digits
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "train" / "train_g_pt.py"
@@ -144,6 +146,22 @@ def test_warnings_of_other_data_know_settings_that_are_not_set(capsys: pytest.Ca
     assert warnings({"kind": "harvest", **plain.to_json()}, ranged) == [f"train_g_pt.py: warning: {made}, {asked}"]
     [warning] = warnings({"kind": "harvest", **ranged.to_json()}, plain)
     assert warning.endswith("data was made with learning_rate_range = [0.01, 0.3], not None")
+
+
+def test_a_dataset_of_a_part_of_the_data_is_warned_of_only_where_the_whole_is_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from train.train_g_pt import warn_of_other_data
+
+    class Part(Digits):
+        data_subset = "digits-300"
+
+    config = HarvestConfig()
+    made = source_of(config, Part())
+    warn_of_other_data(made, source_of(config, Part()), Path("data"))
+    assert capsys.readouterr().err == ""
+    warn_of_other_data(made, source_of(config, Digits()), Path("data"))
+    assert "data was made with data = 'digits-300', not None" in capsys.readouterr().err
 
 
 def test_a_preset_can_set_a_range_of_learning_rates() -> None:

@@ -5,11 +5,13 @@ import pytest
 import torch
 from tiny_training import replace, tiny_config, tiny_store, train, weights
 
+from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.training.config import OptimizerConfig
+from g_pt.tasks import get_task
+from g_pt.training.config import OptimizerConfig, PairConfig
 from g_pt.training.loop import draw_noise, learning_rate
-from g_pt.training.setup import make_optimizer, process_share
+from g_pt.training.setup import make_model, make_optimizer, permuted_pairs, process_share
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,24 @@ def test_two_processes_draw_the_halves_of_what_one_draws(tmp_path: Path) -> None
     assert torch.equal(torch.cat([h[1] for h in halves]), noise)
     assert not torch.equal(draw_noise(config, 4, slice(None), 50, device)[1], noise)
     assert noise.std() == pytest.approx(1.0, abs=0.1)
+
+
+def test_permutations_of_pairs_are_the_same_however_they_are_split(store: CheckpointStore, tmp_path: Path) -> None:
+    config = replace(tiny_config(tmp_path), pairs=PairConfig(batch_size=8, augmentation="permute"))
+    sampler = PairSampler(store, "loss", batch_size=8, seed=0)
+    permuted = permuted_pairs(config, get_task("digits"), sampler.batch)
+    whole, halves = permuted(3, slice(0, 8)), [permuted(3, slice(0, 4)), permuted(3, slice(4, 8))]
+    for name in vars(whole):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(half, name) for half in halves]))
+    assert not torch.equal(whole.starting_params, sampler.batch(3).starting_params)
+
+
+def test_a_new_model_is_decided_by_its_seed_alone(tmp_path: Path) -> None:
+    config, task = tiny_config(tmp_path), get_task("digits")
+    before = torch.get_rng_state()
+    first, again = make_model(config, task), make_model(config, task)  # the task has derived its permutations by now
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_returned_pipeline_samples_like_the_saved_one_after_bf16_training(

@@ -21,6 +21,7 @@ class Blobs(ClassificationTask):
         labels = torch.arange(400) % 2
         inputs = 2 * torch.randn(400, 3, generator=generator) + 3 * labels[:, None] + 5
         self.splits = split_examples(inputs, labels)
+        print("made the blobs")
 """
 
 

@@ -65,9 +65,11 @@ def run(program: Program) -> None:
     from accelerate.utils import InitProcessGroupKwargs
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
+    from checkpoints_dataset.harvest import source_of
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.commands.harvest import harvest_with_progress
     from g_pt.tasks import get_task
+    from g_pt.tasks.base import TrainableTask
     from g_pt.training.alignment import align
     from g_pt.training.checkpoints import check_output, check_replaceable
     from g_pt.training.loop import fit
@@ -86,8 +88,8 @@ def run(program: Program) -> None:
     accelerator.wait_for_everyone()
     store = CheckpointStore(program.dataset)
     store.check_task(task)
-    if accelerator.is_main_process:
-        warn_of_other_data(store.header.source, {**harvest.to_json(), "task": task.name}, program.dataset)
+    if accelerator.is_main_process and isinstance(task, TrainableTask):
+        warn_of_other_data(store.header.source, source_of(harvest, task), program.dataset)
     pairs, held_out = (make_pairs(program, store, metric, split) for split in PAIR_SPLITS)
     accelerator.print(
         f"{program.dataset}: {len(store)} checkpoints of {len(store.runs)} runs; {pairs.num_runs} to learn from"

@@ -12,7 +12,9 @@ Metrics shown are those of the test split; prompts mean the validation split.
 from __future__ import annotations
 
 import json
+import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
         parsed.check()
         use_data_dir(parsed.data_dir)
         show_warnings("gpt-sample")
-        result = run(parsed, metric, prompt)
+        with redirect_stdout(sys.stderr):  # a user's task may print, and --json promises one object
+            result = run(parsed, metric, prompt)
         if parsed.json:
             print(json.dumps(result))
         else:

@@ -79,14 +79,19 @@ class TrainableTask(Task):
         return self.layout.names
 
     @abstractmethod
-    def training_losses(self, tensors: Mapping[str, Tensor], examples: Tensor) -> Tensor:
+    def training_losses(
+        self, tensors: Mapping[str, Tensor], examples: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Mean training loss of each network on a shared mini-batch, differentiable in `tensors`.
 
         Args:
             tensors: `{name: (B, *shape)}`, raw, as `ParameterLayout.unflatten` gives them. Tensors, not vectors: a
                 harvest keeps each contiguous, which saves copies and a concatenation of gradients at every step.
-                Running statistics among them are updated in place. What is random draws from the global generator.
+                Running statistics among them are updated in place. What is random in the networks, such as dropout,
+                draws from the global generator.
             examples: (batch,) int64 indices into the training split, the same for all networks.
+            generator: of random changes of the examples, such as mirrored images, where the task makes any; None for
+                the examples as they are. A harvest gives one, and can be repeated byte for byte.
 
         Returns:
             (B,) losses.
@@ -96,13 +101,6 @@ class TrainableTask(Task):
     def data_subset(self) -> str | None:
         """Name of the part of the data where it is not all of it; every harvest records it."""
         return None
-
-    def augmented_losses(self, tensors: Mapping[str, Tensor], examples: Tensor, generator: torch.Generator) -> Tensor:
-        """Losses that a harvest trains on: `training_losses`, unless a task changes its examples at random.
-
-        What is drawn comes from `generator` alone, so that a harvest can be repeated byte for byte.
-        """
-        return self.training_losses(tensors, examples)
 
 
 def check_split(split: str) -> None:

@@ -38,7 +38,7 @@ class CNNTask(ClassificationTask):
     @cached_property
     def permutations(self) -> PermutationSpec:
         """The channels of both convolutions can be reordered."""
-        return PermutationSpec.from_module(self.network(), self.input_shape)
+        return PermutationSpec.from_module(self.template, self.input_shape)
 
     def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
         """PyTorch's default initialisation."""

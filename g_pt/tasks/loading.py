@@ -65,7 +65,7 @@ def import_named(name: str) -> ModuleType:
     """Import a module that is installed or on PYTHONPATH."""
     try:
         return import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"module {name!r} cannot be imported ({describe(error, None)}); install it, put its folder on PYTHONPATH, "
             "or name the file: path/to/file.py:Class"
@@ -87,14 +87,14 @@ def import_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look themselves up while the file runs
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a program without a main guard may end with sys.exit()
         del sys.modules[name]
         hint = "; its folder is not searched: put it on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
         raise ValueError(f"{path} cannot be imported: {describe(error, path)}{hint}") from error
     return module
 
 
-def describe(error: Exception, path: Path | None) -> str:
+def describe(error: BaseException, path: Path | None) -> str:
     """Kind and message of an error, and the last line of the file that led to it."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

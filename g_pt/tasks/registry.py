@@ -69,7 +69,7 @@ def registered_task(name: str) -> Task:
     """Make a task by its registered name; nothing else is imported, wherever the name comes from.
 
     Raises:
-        ValueError: no task is registered under this name; the error lists what exists.
+        ValueError: no task is registered under this name (the error lists what exists), or it has another `name`.
     """
     if name not in _TASKS:
         close = difflib.get_close_matches(name, _TASKS, n=1)
@@ -78,4 +78,7 @@ def registered_task(name: str) -> Task:
             f"there is no task {name!r}; tasks are {task_names()}.{hint} Name a task of your own by its class: --task "
             "my_task.py:MyTask, or get_task('my_task.py:MyTask')"
         )
-    return make_task(_TASKS[name])
+    task = make_task(_TASKS[name])
+    if task.name != name:  # files keep the task's own name: it has to lead back here
+        raise ValueError(f"{_TASKS[name]} is registered as {name!r}, but its `name` is {task.name!r}: make them equal")
+    return task

@@ -72,7 +72,7 @@ class SupervisedTask(TrainableTask):
     @cached_property
     def permutations(self) -> PermutationSpec:
         """Derived from the module and verified, on training examples."""
-        return PermutationSpec.from_module(copy.deepcopy(self.template), example_input=self.splits["train"].inputs[:2])
+        return PermutationSpec.from_module(self.template, example_input=self.splits["train"].inputs[:2])
 
     def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
         """Parameters (B, P) of modules made one by one by `network()`; the global generator stays as it was."""
@@ -98,7 +98,7 @@ class SupervisedTask(TrainableTask):
             ValueError: the module does not return one tensor with one row per input.
         """
         module = self.template.to(inputs.device)
-        others = {name: value.clone() for name, value in module.state_dict().items() if name not in tensors}
+        others = self._other_tensors()
 
         def run(own: dict[str, Tensor]) -> Tensor:
             outputs = torch.func.functional_call(module, {**own, **others}, (inputs,))
@@ -112,29 +112,24 @@ class SupervisedTask(TrainableTask):
             raise
         return outputs.movedim(1, -1)
 
-    def training_losses(self, tensors: Mapping[str, Tensor], examples: Tensor) -> Tensor:
-        """Mean loss of each network on the given training examples: (B,)."""
+    def training_losses(
+        self, tensors: Mapping[str, Tensor], examples: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Mean loss of each network, in training mode, on the given training examples: (B,)."""
         train = self.splits["train"].to(examples.device)
-        return self.batch_losses(tensors, train.inputs[examples], train.labels[examples])
-
-    def augmented_losses(self, tensors: Mapping[str, Tensor], examples: Tensor, generator: torch.Generator) -> Tensor:
-        """The same on inputs that `augment` changed at random: (B,)."""
-        train = self.splits["train"].to(examples.device)
-        inputs = self.augment(train.inputs[examples], generator)
-        return self.batch_losses(tensors, inputs, train.labels[examples])
-
-    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Change a mini-batch of training inputs at random; here nothing is changed and nothing drawn."""
-        return inputs
-
-    def batch_losses(self, tensors: Mapping[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of each network, in training mode, on inputs (N, ...) and labels (N, ...): (B,)."""
+        inputs = train.inputs[examples]
+        if generator is not None:
+            inputs = self.augment(inputs, generator)
         self.template.train()
         try:
             outputs = self.forward(tensors, inputs)
         finally:
             self.template.eval()
-        return self.losses(outputs, labels)
+        return self.losses(outputs, train.labels[examples])
+
+    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Change a mini-batch of training inputs at random; here nothing is changed and nothing drawn."""
+        return inputs
 
     @torch.no_grad()
     def evaluate(self, params: Tensor, split: Split = "test") -> dict[str, Tensor]:
@@ -154,7 +149,8 @@ class SupervisedTask(TrainableTask):
     def recalibrate(self, params: Tensor) -> Tensor:
         """Write the statistics of training examples into the running mean and variance of every BatchNorm: (B, P).
 
-        At most 1,024 examples, evenly spaced over the training split, pass each network as one batch.
+        At most 1,024 examples, evenly spaced over the training split, pass each network as one batch. Networks take
+        turns, so that this works for those that `torch.vmap` cannot run too.
         """
         statistics = running_statistics(self.template)
         if not statistics:
@@ -163,15 +159,21 @@ class SupervisedTask(TrainableTask):
         train = self.splits["train"].to(params.device)
         num = min(len(train), RECALIBRATION_EXAMPLES)
         inputs = train.inputs[torch.linspace(0, len(train) - 1, num).long().to(params.device)]
-        parts = []
-        for part in params.split(self.evaluation_chunk(num)[0]):
-            tensors = {name: tensor.float().clone() for name, tensor in self.layout.unflatten(part).items()}
+        module, rows = self.template.to(inputs.device), []
+        others = self._other_tensors()
+        for row in params:
+            tensors = {name: tensor.float().clone() for name, tensor in self.layout.unflatten(row).items()}
             for name in statistics:
                 tensors[name].zero_()  # spoilt values must not get into the average, not even times 0
-            with gathering_statistics(self.template):
-                SupervisedTask.forward(self, tensors, inputs)
-            parts.append(self.layout.flatten(tensors).to(params.dtype))
-        return torch.cat(parts)
+            with gathering_statistics(module):
+                torch.func.functional_call(module, {**tensors, **others}, (inputs,))
+            rows.append(self.layout.flatten(tensors).to(params.dtype))
+        return torch.stack(rows)
+
+    def _other_tensors(self) -> dict[str, Tensor]:
+        """Copies of what is in the module and not in the layout: counters move as a network runs."""
+        state = self.template.state_dict()
+        return {name: value.clone() for name, value in state.items() if name not in self.layout.names}
 
     def _check_params(self, params: Tensor) -> None:
         if params.dim() != 2 or params.shape[1] != self.layout.num_params:

@@ -66,7 +66,7 @@ class Wave(RegressionTask):
     @cached_property
     def permutations(self) -> PermutationSpec:
         """The units of both hidden layers can be reordered."""
-        return PermutationSpec.from_module(self.network(), input_shape=(self.widths[0],))
+        return PermutationSpec.from_module(self.template, input_shape=(self.widths[0],))
 
     def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
         """PyTorch's default initialisation."""

@@ -17,7 +17,7 @@ from g_pt.normalization import ParameterNormalizer
 from g_pt.pairs import CheckpointPairs
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.schedulers import make_scheduler, noise_schedule
-from g_pt.seeds import keyed_generator
+from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
 from g_pt.tasks.supervised import SupervisedTask
 from g_pt.training.config import OptimizerConfig, TrainConfig
@@ -32,11 +32,11 @@ PairSource = Callable[[int, slice], CheckpointPairs]
 
 def make_model(config: TrainConfig, task: Task) -> ParameterTransformer:
     """The untrained model; the same seed gives the same weights, and no global generator moves."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    permutations = task.permutations.to_json()  # not below: where they are derived only now, a task may draw for it
+    with seeded_global_generator(config.seed):
         return ParameterTransformer(
             layout=task.layout.to_json(),
-            permutations=task.permutations.to_json(),
+            permutations=permutations,
             metric=task.metric(config.metric).to_json(),
             num_train_timesteps=config.diffusion.num_train_timesteps,
             **asdict(config.model),
@@ -73,7 +73,7 @@ def make_objective(config: TrainConfig, task: Task, device: torch.device) -> Cal
 
     def objective(step: int) -> Objective:
         generator = keyed_generator(config.seed, step, BEHAVIOUR_STREAM)
-        examples = torch.randint(task.num_examples, (options.behavioural_examples,), generator=generator).to(device)
+        examples = torch.randint(task.num_examples, (options.behavioural_examples,), generator=generator)
         return replace(
             fixed,
             behaviour=lambda params, others: output_distance(task, params, others, examples),
@@ -84,13 +84,18 @@ def make_objective(config: TrainConfig, task: Task, device: torch.device) -> Cal
 
 
 def permuted_pairs(config: TrainConfig, task: Task, pairs: PairSource) -> PairSource:
-    """The same pairs, each in a random order of units, where the settings ask for it."""
+    """The same pairs, each in a random order of units, where the settings ask for it.
+
+    Orders are drawn for the global batch, so that any split of it agrees.
+    """
     if config.pairs.augmentation == "none":
         return pairs
 
     def permuted(step: int, share: slice) -> CheckpointPairs:
-        generator = keyed_generator(config.seed, step, share.start or 0, PERMUTATION_STREAM)
-        return pairs(step, share).permuted(task.layout, task.permutations, generator)
+        generator = keyed_generator(config.seed, step, PERMUTATION_STREAM)
+        orders = task.permutations.draw(task.layout, config.pairs.batch_size, generator)
+        own = {group: order[share] for group, order in orders.items()}
+        return pairs(step, share).permuted(task.layout, task.permutations, own)
 
     return permuted
 

@@ -71,7 +71,7 @@ class PermutationSpec:
             ValueError: the network has control flow that depends on data, or an operation whose effect on
                 units is not known (the message names it), or the derived spec changes the function.
         """
-        from g_pt.permutation_tracing import trace_axes  # it needs torch.export, which loads in a second
+        from g_pt.permutations.tracing import trace_axes  # it needs torch.export, which loads in a second
 
         inputs = _example_inputs(input_shape, example_input, num_inputs=2)
         spec = cls(trace_axes(module, inputs))
@@ -172,7 +172,7 @@ class PermutationSpec:
         Raises:
             ValueError: outputs differ by more than 1e-10 of their scale.
         """
-        from g_pt.permutation_checks import check_function_is_kept
+        from g_pt.permutations.checks import check_function_is_kept
 
         check_function_is_kept(self, module, _example_inputs(input_shape, example_input, num_inputs))
 

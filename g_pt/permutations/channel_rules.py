@@ -1,14 +1,14 @@
 """What convolutions, pooling and norms of channels do to the axes that can be reordered.
 
-Rules as in permutation_rules.py.
+Rules as in rules.py.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from g_pt.axis_groups import AxisGroups, axis_size, fixed
-from g_pt.permutations import Blocks
+from g_pt.permutations.axis_groups import AxisGroups, axis_size, fixed
+from g_pt.permutations.spec import Blocks
 
 Axes = list[Blocks]
 Arguments = dict[str, Any]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from g_pt.parameters import ParameterLayout
-from g_pt.permutations import Blocks, PermutationSpec, reorder
+from g_pt.permutations.spec import Blocks, PermutationSpec, reorder
 
 TOLERANCE = 1e-10  # in float64, relative to the largest output
 NUM_DRAWS = 2
@@ -50,8 +50,9 @@ def check_function_is_kept(spec: PermutationSpec, module: nn.Module, inputs: tup
 
 
 def in_float64(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A copy of the module in float64 and eval mode, and its inputs to match; integer inputs stay."""
-    return copy.deepcopy(module).double().eval(), tuple(x.double() if x.is_floating_point() else x for x in inputs)
+    """A copy of the module on the CPU, in float64 and eval mode, and its inputs to match; integer inputs stay."""
+    inputs = tuple(x.cpu().double() if x.is_floating_point() else x.cpu() for x in inputs)
+    return copy.deepcopy(module).cpu().double().eval(), inputs
 
 
 def random_tensors(network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:

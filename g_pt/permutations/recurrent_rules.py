@@ -1,4 +1,4 @@
-"""What recurrent layers do to the axes that can be reordered; rules as in permutation_rules.py.
+"""What recurrent layers do to the axes that can be reordered; rules as in rules.py.
 
 The weights of all gates of a layer lie one after the other on the first axis, so that it is the hidden units
 once per gate.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from g_pt.axis_groups import AxisGroups, fixed
-from g_pt.permutations import Blocks
+from g_pt.permutations.axis_groups import AxisGroups, fixed
+from g_pt.permutations.spec import Blocks
 
 Axes = list[Blocks]
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from g_pt.axis_groups import AxisGroups, fixed
-from g_pt.permutations import AxisBlock, Blocks, reorder
+from g_pt.permutations.axis_groups import AxisGroups, fixed
+from g_pt.permutations.spec import AxisBlock, Blocks, reorder
 
 
 class Claim(NamedTuple):

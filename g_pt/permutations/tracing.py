@@ -1,7 +1,7 @@
 """The permutation spec of any network, read off the graph of its tensor operations.
 
 `torch.export` writes the forward pass as a graph of aten operations. Every axis of every tensor of the network
-starts as a group of its own; each operation then says which axes must move alike (permutation_rules.py), and
+starts as a group of its own; each operation then says which axes must move alike (rules.py), and
 inputs and outputs are fixed. What is left to move is the spec.
 """
 
@@ -18,12 +18,12 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from g_pt.axis_groups import AxisGroups, fixed
-from g_pt.axis_views import view_axes
 from g_pt.parameters import ParameterLayout
-from g_pt.permutation_checks import in_float64, plain_float64
-from g_pt.permutation_rules import IDENTITIES, VIEWS, Axes, rule_for
-from g_pt.permutations import Axis, AxisBlock
+from g_pt.permutations.axis_groups import AxisGroups, fixed
+from g_pt.permutations.axis_views import view_axes
+from g_pt.permutations.checks import in_float64, plain_float64
+from g_pt.permutations.rules import IDENTITIES, VIEWS, Axes, rule_for
+from g_pt.permutations.spec import Axis, AxisBlock
 
 CHOICES = (
     "Declare the spec by hand, PermutationSpec({tensor name: (group or None per axis)}), "
