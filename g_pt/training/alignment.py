@@ -26,7 +26,14 @@ from g_pt.tasks.base import Task, TrainableTask
 from g_pt.training.config import TrainConfig
 from g_pt.training.loop import draw_noise, train_stage
 from g_pt.training.probe import PromptProbe
-from g_pt.training.setup import ALIGNMENT_STREAM, PairSource, make_objective, process_share, scheduler_alphas
+from g_pt.training.setup import (
+    ALIGNMENT_STREAM,
+    PairSource,
+    make_objective,
+    permuted_pairs,
+    process_share,
+    scheduler_alphas,
+)
 
 
 def align(
@@ -72,7 +79,7 @@ def align(
     settings = replace(config, optimizer=optimizer, output=config.output / "alignment", pipeline=config.pipeline_folder)
     accelerator = accelerator or Accelerator(mixed_precision=optimizer.mixed_precision)
     pipeline.register_to_config(num_inference_steps=options.num_inference_steps)
-    loss = AlignmentLoss(config, task, pipeline, pairs, accelerator)
+    loss = AlignmentLoss(config, task, pipeline, permuted_pairs(config, task, pairs), accelerator)
     probe = PromptProbe(config, task, pipeline, held_out)
     resume = resume and (settings.output / "train_config.json").is_file()
     return train_stage(settings, pipeline, loss, probe, accelerator, stage="alignment", resume=resume)
@@ -197,6 +204,8 @@ def sample_with_gradient(
     sampler.set_timesteps(num_steps, device=x_start.device)
     x_t = noise * sampler.init_noise_sigma
     for i, t in enumerate(sampler.timesteps):
+        if i == num_steps - gradient_steps:
+            torch.clear_autocast_cache()  # weights that were cast without a gradient have none
         with torch.set_grad_enabled(i >= num_steps - gradient_steps):
             predicted = model(x_t, t.expand(len(x_t)), x_start, starting_metric, prompted_metric)  # (B, P)
             x_t = sampler.step(predicted.float(), t, x_t).prev_sample  # (B, P)
