@@ -90,7 +90,10 @@ def test_as_many_labels_as_images_are_needed():
     [
         ("mnist", ["train-images-idx3-ubyte[.gz]", 'pip install "g-pt[mnist]"', "ylecun/mnist", "--data-dir"]),
         ("fashion-mnist", ["apt install dataset-fashion-mnist", "zalando-datasets/fashion_mnist", DATA_DIR_VARIABLE]),
-        ("cifar10", ["data_batch_1.bin", "uoft-cs/cifar10", "pip install datasets", "No module named 'datasets'"]),
+        (
+            "cifar10",
+            ["data_batch_1.bin", "uoft-cs/cifar10", 'pip install "g-pt[images]"', "No module named 'datasets'"],
+        ),
     ],
 )
 def test_where_nothing_is_found_the_error_names_every_way(tmp_path, name, ways):

@@ -99,7 +99,7 @@ def not_found(name: str, error: Exception) -> str:
         lines.append('- install a part of it, 5,000 digits: pip install "g-pt[mnist]"')
     if name in HUB_REPOSITORIES:
         lines.append(
-            f"- download {HUB_REPOSITORIES[name][0]} from the Hub: pip install 'g-pt[images]', with network "
+            f'- download {HUB_REPOSITORIES[name][0]} from the Hub: pip install "g-pt[images]", with network '
             f"(the attempt ended with {type(error).__name__}: {error})"
         )
     lines.append(f"Looked in {', '.join(map(str, candidate_folders(name)))}.")
