@@ -16,6 +16,13 @@ def test_transforms_are_what_they_are_called(transform, inverse):
 
 
 @pytest.mark.parametrize("transform", sorted(TRANSFORMS))
+def test_unembedded_inverts_embedded(transform):
+    metric, values = Metric("m", "", transform=transform), torch.tensor([1e-3, 0.05, 0.1, 2.2, 90.0])
+    torch.testing.assert_close(metric.unembedded(metric.embedded(values)), values)
+    torch.testing.assert_close(metric.embedded(metric.unembedded(values[:-1])), values[:-1])
+
+
+@pytest.mark.parametrize("transform", sorted(TRANSFORMS))
 def test_transforms_keep_the_order_and_stay_finite_at_zero(transform):
     embedded = Metric("m", "", transform=transform).embedded(torch.tensor([0.0, 1e-3, 1.0, 100.0]))
     assert embedded.isfinite().all()

@@ -37,11 +37,11 @@ def settings(tmp_path: Path) -> Path:
     return file
 
 
-def command(*arguments: str | Path) -> list[str]:
+def command(*arguments: str | Path | int) -> list[str]:
     return [sys.executable, str(PROGRAM), *map(str, arguments)]
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True)
 
 
@@ -72,6 +72,45 @@ def test_a_killed_run_resumes_to_the_same_weights(settings: Path) -> None:
     weights = "transformer/diffusion_pytorch_model.safetensors"
     a, b = (load_file(folder / output / "pipeline" / weights) for output in ("out", "killed"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_second_stage_follows_the_first_and_resumes_after_a_kill(settings: Path) -> None:
+    """Two runs: one is killed in the second stage, the other begins it late, after other settings were given."""
+    folder = settings.parent
+    short = ("--config", settings, "--optimizer.num-steps", 20, "--progress.evaluate-every", 0)
+    aligned = ("--alignment.num-steps", 40, "--alignment.batch-size", 4, "--alignment.num-examples", 32)
+    killed = (*short, *aligned, "--output", folder / "killed")
+    process = subprocess.Popen(command(*killed), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    checkpoints = folder / "killed" / "alignment" / "checkpoints"
+    while not list(checkpoints.glob("step-????????")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert (folder / "killed" / "base" / "model_index.json").is_file()
+    assert not (folder / "killed" / "pipeline").exists()
+    resumed = run(*killed, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    late = run(*short, "--output", folder / "late", "--alignment.learning-rate", "0.5")
+    assert late.returncode == 0, late.stderr
+    assert not (folder / "late" / "base").exists()
+    late = run(*short, *aligned, "--output", folder / "late", "--resume")
+    assert late.returncode == 0, late.stderr
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    a, b = (
+        {part: load_file(folder / name / part / weights) for part in ("base", "pipeline")}
+        for name in ("killed", "late")
+    )
+    for part in ("base", "pipeline"):
+        assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
+    assert not torch.equal(a["base"]["norm.weight"], a["pipeline"]["norm.weight"])
+
+
+def test_what_cannot_be_aligned_is_refused_before_the_first_stage(settings: Path) -> None:
+    done = run("--config", settings, "--metric", "error", "--alignment.num-steps", "5")
+    assert done.returncode == 1
+    assert "prompt the loss, got 'error'" in done.stderr
+    assert not (settings.parent / "data").exists()
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,22 @@ def test_folders_and_evaluations_may_change_but_not_what_decides_the_run():
         check_resumable(old, {**old, "data": {"rows": 6}})
 
 
+def test_each_stage_refuses_other_settings_of_its_own(tmp_path):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True)
+    old = TrainConfig(output=tmp_path)
+    new = replace(
+        old, alignment=replace(old.alignment, learning_rate=0.5), optimizer=OptimizerConfig(learning_rate=0.5)
+    )
+    first, second = (
+        [TrainingCheckpoints(config, {}, accelerator, stage).settings for config in (old, new)]
+        for stage in ("diffusion", "alignment")
+    )
+    check_resumable(first[0], {**first[1], "optimizer": first[0]["optimizer"]})
+    with pytest.raises(ValueError, match=r"started with alignment\.learning_rate = 0\.0003, now it is 0\.5"):
+        check_resumable(*second)  # not with optimizer.learning_rate, which is a copy
+
+
 def test_a_run_killed_before_its_first_checkpoint_resumes_from_the_beginning(prepared):
     checkpoints, _ = prepared
     checkpoints.start(resume=False)

@@ -5,13 +5,15 @@ import pytest
 import torch
 from tiny_training import replace, tiny_config, tiny_store, train, weights
 
+from checkpoints_dataset.facts import fit_normalizer
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
+from g_pt.diffusion import diffusion_loss
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.tasks import get_task
 from g_pt.training.config import OptimizerConfig, PairConfig
 from g_pt.training.loop import draw_noise, learning_rate
-from g_pt.training.setup import make_model, make_optimizer, permuted_pairs, process_share
+from g_pt.training.setup import make_model, make_optimizer, permuted_pairs, process_share, scheduler_alphas
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,27 @@ def test_two_trainings_with_one_seed_agree_and_with_two_seeds_differ(
     first, again, different = weights(tiny_config(uninterrupted)), weights(same), weights(other)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["blocks.0.qkv.weight"], different["blocks.0.qkv.weight"])
+
+
+def test_training_is_adamw_on_the_denoising_loss(store: CheckpointStore, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, num_steps=4)
+    config = replace(config, optimizer=replace(config.optimizer, ema_decay=0.0))  # saves the last weights
+    train(config, store)
+    task, options = get_task("digits"), config.optimizer
+    model, normalizer = make_model(config, task), fit_normalizer(store, "global")
+    optimizer = make_optimizer(model, options)
+    sampler = PairSampler(store, "loss", batch_size=8, seed=0)
+    for step in range(4):
+        times, noise = draw_noise(config, step, slice(None), task.layout.num_params, torch.device("cpu"))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, options)
+        optimizer.zero_grad()
+        diffusion_loss(model, normalizer, sampler.batch(step), times, noise, scheduler_alphas(config)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+        optimizer.step()
+    saved = weights(config)
+    torch.testing.assert_close(dict(model.state_dict()), saved)
+    assert not torch.equal(saved["norm.weight"], torch.ones(16))
 
 
 def test_training_lowers_the_denoising_error(store: CheckpointStore, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.tasks import get_task
+from g_pt.training.alignment import align
 from g_pt.training.config import ModelConfig, OptimizerConfig, PairConfig, ProgressConfig, TrainConfig
 from g_pt.training.loop import fit
 
@@ -28,7 +29,7 @@ def tiny_config(output: Path, num_steps: int = 12) -> TrainConfig:
         output=output,
         model=ModelConfig(width=16, num_layers=1, num_heads=2, num_frequencies=4),
         pairs=PairConfig(batch_size=8),
-        optimizer=OptimizerConfig(num_steps=num_steps, warmup_steps=3, mixed_precision="no"),
+        optimizer=OptimizerConfig(num_steps=num_steps, warmup_steps=3, mixed_precision="no", cpu_threads=1),
         progress=ProgressConfig(evaluate_every=6, num_networks=4, num_prompts=3, save_every=4),
     )
 
@@ -50,9 +51,26 @@ def train(
     return fit(config, task, pairs, fit_normalizer(store, "global"), facts, resume=resume)  # type: ignore[arg-type]
 
 
+def train_aligned(
+    config: TrainConfig, store: CheckpointStore, base: Path, *, resume: bool = False, stop_at: int | None = None
+) -> ParameterUpdatePipeline:
+    """The second stage from a saved pipeline on; `stop_at` as for `train`."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    sampler = PairSampler(store, config.metric, batch_size=config.pairs.batch_size, seed=config.seed)
+
+    def pairs(step: int, part: slice) -> object:
+        if step == stop_at:
+            raise KeyboardInterrupt
+        return sampler.batch(step, part)
+
+    pipeline = ParameterUpdatePipeline.from_pretrained(base)
+    pipeline.set_progress_bar_config(disable=True)
+    return align(config, get_task("digits"), pipeline, pairs, resume=resume)  # type: ignore[arg-type]
+
+
 def weights(config: TrainConfig) -> dict[str, object]:
     pipeline = ParameterUpdatePipeline.from_pretrained(config.pipeline_folder)
     return dict(pipeline.transformer.state_dict())
 
 
-__all__ = ["TINY_HARVEST", "replace", "tiny_config", "tiny_store", "train", "weights"]
+__all__ = ["TINY_HARVEST", "replace", "tiny_config", "tiny_store", "train", "train_aligned", "weights"]

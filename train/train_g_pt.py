@@ -70,7 +70,7 @@ def run(program: Program) -> None:
     from g_pt.commands.harvest import harvest_with_progress
     from g_pt.tasks import get_task
     from g_pt.tasks.base import TrainableTask
-    from g_pt.training.alignment import align
+    from g_pt.training.alignment import align, check_alignment
     from g_pt.training.checkpoints import check_output, check_replaceable
     from g_pt.training.loop import fit
 
@@ -82,6 +82,8 @@ def run(program: Program) -> None:
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     accelerator = Accelerator(mixed_precision=program.optimizer.mixed_precision, kwargs_handlers=[patience])
     check_processes(accelerator.num_processes)
+    if program.alignment.num_steps:
+        check_alignment(program, task, accelerator)
     harvest = dataclasses.replace(program.harvest, task=program.task)
     if accelerator.is_main_process and not is_finished(program.dataset):
         harvest_with_progress(harvest, program.dataset)

@@ -54,21 +54,19 @@ def align(
         pipeline: that `fit` returned; its weights are changed.
         pairs: gives the training pairs of any step, for starts and for the denoising loss.
         held_out: as for `fit`.
-        accelerator: made from the configuration where it is not given.
+        accelerator: made from the configuration where it is not given; not that of `fit`, whose state would be saved in
+            every checkpoint of this stage too.
         resume: continue from the newest checkpoint of this stage, if there is one.
 
     Returns:
         The pipeline with the averaged weights, in evaluation mode, saved to `config.pipeline_folder`.
 
     Raises:
-        ValueError: the prompted metric is not the training loss, so that it has no gradient.
+        ValueError: see `check_alignment`.
     """
-    if config.metric != "loss" or not isinstance(task, TrainableTask):
-        raise ValueError(f"alignment needs a gradient of the metric: prompt the loss, got {config.metric!r}")
     options = config.alignment
-    if options.batch_size > config.pairs.batch_size:
-        most = config.pairs.batch_size
-        raise ValueError(f"alignment.batch_size must be at most pairs.batch_size = {most}, got {options.batch_size}")
+    accelerator = accelerator or Accelerator(mixed_precision=config.optimizer.mixed_precision)
+    trainable = check_alignment(config, task, accelerator)
     optimizer = replace(
         config.optimizer,
         num_steps=options.num_steps,
@@ -77,12 +75,30 @@ def align(
         warmup_steps=min(50, options.num_steps // 10),
     )
     settings = replace(config, optimizer=optimizer, output=config.output / "alignment", pipeline=config.pipeline_folder)
-    accelerator = accelerator or Accelerator(mixed_precision=optimizer.mixed_precision)
+    pipeline.to(accelerator.device)
     pipeline.register_to_config(num_inference_steps=options.num_inference_steps)
-    loss = AlignmentLoss(config, task, pipeline, permuted_pairs(config, task, pairs), accelerator)
+    loss = AlignmentLoss(config, trainable, pipeline, pairs, accelerator)
     probe = PromptProbe(config, task, pipeline, held_out)
     resume = resume and (settings.output / "train_config.json").is_file()
     return train_stage(settings, pipeline, loss, probe, accelerator, stage="alignment", resume=resume)
+
+
+def check_alignment(config: TrainConfig, task: Task, accelerator: Accelerator) -> TrainableTask:
+    """Refuse settings that cannot be aligned, before hours of the first stage; returns the task.
+
+    Raises:
+        ValueError: the prompted metric is not the training loss, so that it has no gradient, or the batch is larger
+            than that of the first stage, or does not divide among the processes.
+    """
+    if not isinstance(task, TrainableTask):
+        raise ValueError(f"alignment needs a task with training losses, {task.name!r} has none; set its steps to 0")
+    if config.metric != "loss":
+        raise ValueError(f"alignment needs a gradient of the metric: prompt the loss, got {config.metric!r}")
+    most, wanted = config.pairs.batch_size, config.alignment.batch_size
+    if wanted > most:
+        raise ValueError(f"alignment.batch_size must be at most pairs.batch_size = {most}, got {wanted}")
+    process_share(wanted, accelerator)
+    return task
 
 
 class AlignmentLoss:
@@ -96,7 +112,8 @@ class AlignmentLoss:
         pairs: PairSource,
         accelerator: Accelerator,
     ) -> None:
-        self.config, self.task, self.pipeline, self.pairs = config, task, pipeline, pairs
+        self.config, self.task, self.pipeline = config, task, pipeline
+        self.pairs = permuted_pairs(config, task, pairs)
         self.device = accelerator.device
         self.share = process_share(config.alignment.batch_size, accelerator)
         self.scheduler = make_scheduler("ddim", dict(pipeline.scheduler.config))
@@ -117,7 +134,7 @@ class AlignmentLoss:
         noise = torch.randn(options.batch_size, starts.shape[1], generator=generator)[self.share].to(self.device)
         num_steps = int(torch.randint(2, options.max_sampling_steps + 1, (), generator=generator))
         examples = torch.randint(self.task.num_examples, (options.num_examples,), generator=generator).to(self.device)
-        starting = self.task.evaluate(starts, "validation")[metric.name]  # (b,)
+        starting = self.validation_metric(starts)  # (b,), raw
         normalizer = self.pipeline.normalizer
         x_0 = sample_with_gradient(
             model,
@@ -154,15 +171,19 @@ class AlignmentLoss:
         on the validation split, while only training examples say in which direction to go.
         """
         metric = self.pipeline.metric
-        tensors = {
-            # buffers are updated in place by the training loss
-            name: tensor if name in self.task.trained_names else tensor.detach().clone()
-            for name, tensor in self.task.layout.unflatten(params).items()
-        }
+        tensors = {}
+        for name, tensor in self.task.layout.unflatten(params).items():
+            # copies, as running statistics are updated in place; PyTorch gives them no gradient
+            part = tensor if name in self.task.trained_names else tensor.detach()
+            tensors[name] = part.clone(memory_format=torch.contiguous_format)
         training = metric.embedded(self.task.training_losses(tensors, examples))  # (b,)
-        measured = self.task.evaluate(self.task.recalibrate(params.detach()), "validation")[metric.name]
-        validation = metric.embedded(measured)  # (b,)
+        validation = metric.embedded(self.validation_metric(self.task.recalibrate(params.detach())))  # (b,)
         return training + (validation - training).detach()
+
+    def validation_metric(self, params: Tensor) -> Tensor:
+        """Raw metric of raw parameters (b, P) in full precision, as the pipeline measures it: (b,)."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.task.evaluate(params, "validation")[self.pipeline.metric.name]
 
     def denoising_loss(self, model: nn.Module, step: int) -> Tensor:
         """The loss of the first stage, on pairs and noise of its own."""
@@ -189,7 +210,7 @@ def sample_with_gradient(
 
     Args:
         model: predicts what the scheduler expects.
-        scheduler: a diffusers sampler.
+        scheduler: a diffusers sampler that adds no noise of its own.
         x_start: (B, P), normalised.
         starting_metric: (B,), raw.
         prompted_metric: (B,), raw.
@@ -205,7 +226,8 @@ def sample_with_gradient(
     x_t = noise * sampler.init_noise_sigma
     for i, t in enumerate(sampler.timesteps):
         if i == num_steps - gradient_steps:
-            torch.clear_autocast_cache()  # weights that were cast without a gradient have none
+            # below PyTorch 2.11 autocast would use its copies of the weights from the steps without gradient again
+            torch.clear_autocast_cache()
         with torch.set_grad_enabled(i >= num_steps - gradient_steps):
             predicted = model(x_t, t.expand(len(x_t)), x_start, starting_metric, prompted_metric)  # (B, P)
             x_t = sampler.step(predicted.float(), t, x_t).prev_sample  # (B, P)

@@ -121,7 +121,7 @@ def jsonable(value: Any) -> Any:
 def check_resumable(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Refuse to resume with settings that would give another run; folders and evaluations may change."""
     free = {"dataset", "output", "pipeline", "progress"}
-    for section in new.keys() - free:
+    for section in sorted(new.keys() - free):
         if old.get(section) == new[section]:
             continue
         name, before, now = section, old.get(section), new[section]

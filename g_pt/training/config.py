@@ -162,11 +162,10 @@ class AlignmentConfig:
             self, num_steps=0, batch_size=1, num_examples=1, checkpoint_share=0, max_sampling_steps=2,
             gradient_steps=1, margin=0, num_inference_steps=1, diffusion_weight=0, learning_rate=0, ema_decay=0,
         )  # fmt: skip
-        if self.checkpoint_share > 1 or self.ema_decay >= 1:
-            raise ValueError(
-                f"checkpoint_share must be at most 1 and ema_decay below it, got {self.checkpoint_share} and "
-                f"{self.ema_decay}"
-            )
+        if self.checkpoint_share > 1:
+            raise ValueError(f"checkpoint_share must lie between 0 and 1, got {self.checkpoint_share}")
+        if self.ema_decay >= 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,362 @@
+"""The second stage: the sampler, its gradient, the loss by hand, and the training as a whole."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from builders import build_pipeline
+from tiny_training import tiny_config, tiny_store, train, train_aligned, weights
+from torch import nn
+
+from checkpoints_dataset.store import CheckpointStore
+from g_pt.pairs import CheckpointPairs
+from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.schedulers import make_scheduler
+from g_pt.tasks import get_task
+from g_pt.tasks.classification import ClassificationTask
+from g_pt.tasks.examples import split_examples
+from g_pt.training.alignment import AlignmentLoss, align, sample_with_gradient
+from g_pt.training.config import AlignmentConfig, OptimizerConfig, PairConfig, TrainConfig
+
+SMALL = AlignmentConfig(num_steps=4, batch_size=8, num_examples=32, diffusion_weight=0.0)
+ONE_PROCESS = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"))
+
+
+class Blobs(ClassificationTask):
+    """Networks with BatchNorm."""
+
+    name = "blobs"
+    splits = split_examples(
+        5 + 2 * torch.randn(300, 3, generator=torch.Generator().manual_seed(0)), torch.arange(300) % 2
+    )
+
+    def network(self):
+        return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+class Recorder:
+    """A model that notes what it is called with."""
+
+    def __init__(self, model):
+        self.model, self.calls = model, []
+
+    def __call__(self, x_t, t, x_start, starting, prompted):
+        self.calls.append(SimpleNamespace(x_t=x_t, t=t, x_start=x_start, starting=starting, prompted=prompted,
+                                          gradient=torch.is_grad_enabled()))  # fmt: skip
+        return self.model(x_t, t, x_start, starting, prompted)
+
+
+def pairs_of(task):
+    """Pairs of any step: the future is off by 0.01 in every parameter and for every step."""
+
+    def pairs(step, share):
+        starts = task.init(8, torch.Generator().manual_seed(1000 + step))
+        metrics = torch.full((8,), 2.0), torch.full((8,), 0.2)
+        pairs = CheckpointPairs(starts, starts + 0.01 * step, *metrics)
+        return CheckpointPairs(*(value[share] for value in vars(pairs).values()))
+
+    return pairs
+
+
+def make_loss(pipeline, task, process=ONE_PROCESS, *, augmentation="none", **options):
+    config = TrainConfig(
+        pairs=PairConfig(batch_size=8, augmentation=augmentation),
+        optimizer=OptimizerConfig(num_steps=50),
+        alignment=replace(SMALL, **options),
+    )
+    return AlignmentLoss(config, task, pipeline, pairs_of(task), process)
+
+
+def sampler_inputs(pipeline, num_networks=3):
+    starts = pipeline.task.init(num_networks, torch.Generator().manual_seed(5))
+    noise = torch.randn(starts.shape, generator=torch.Generator().manual_seed(6))
+    prompts = torch.linspace(0.1, 2.0, num_networks)
+    starting = pipeline.task.evaluate(starts, "validation")["loss"]
+    return starts, (pipeline.normalizer.normalize(starts), starting, prompts, noise)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpmsolver++"])
+@pytest.mark.parametrize("num_steps", [1, 2, 5])
+def test_samples_are_those_of_the_pipeline(random_pipeline, monkeypatch, scheduler, num_steps):
+    random_pipeline.set_scheduler(scheduler)
+    starts, inputs = sampler_inputs(random_pipeline)
+    monkeypatch.setattr("g_pt.pipeline.randn_tensor", lambda *_, **__: inputs[-1])
+    expected = random_pipeline(starts, inputs[2], num_inference_steps=num_steps).params
+    sampler = make_scheduler(scheduler, dict(random_pipeline.scheduler.config))
+    x_0 = sample_with_gradient(
+        random_pipeline.transformer, sampler, *inputs, num_steps=num_steps, gradient_steps=2
+    )  # fmt: skip
+    torch.testing.assert_close(random_pipeline.normalizer.unnormalize(x_0.detach()), expected)
+    assert (expected - starts).abs().max() > 0.05
+
+
+def ddim_by_hand(pipeline, inputs, num_steps, gradient_steps):
+    """x_0 after the steps of Song et al. 2021, eq. 12 with sigma = 0."""
+    x_start, starting, prompts, x = inputs
+    abar = pipeline.scheduler.alphas_cumprod
+    times = torch.linspace(1000, 0, num_steps + 1).round().long() - 1
+    for i, (t, following) in enumerate(pairwise(times)):
+        if i == num_steps - gradient_steps:
+            x = x.detach()
+        now, then = abar[t], abar[following] if following >= 0 else torch.tensor(1.0)
+        x_0 = pipeline.transformer(x, t.expand(len(x)), x_start, starting, prompts)
+        x = then.sqrt() * x_0 + (1 - then).sqrt() * (x - now.sqrt() * x_0) / (1 - now).sqrt()
+    return x
+
+
+@pytest.mark.parametrize(("num_steps", "gradient_steps"), [(4, 1), (4, 2), (2, 2), (2, 5)])
+def test_the_gradient_is_that_of_the_last_steps_alone(random_pipeline, num_steps, gradient_steps):
+    _, inputs = sampler_inputs(random_pipeline)
+    model = Recorder(random_pipeline.transformer)
+    x_0 = sample_with_gradient(
+        model, random_pipeline.scheduler, *inputs, num_steps=num_steps, gradient_steps=gradient_steps
+    )
+    first = max(0, num_steps - gradient_steps)
+    assert [call.gradient for call in model.calls] == [i >= first for i in range(num_steps)]
+    assert [call.x_t.requires_grad for call in model.calls] == [i > first for i in range(num_steps)]
+    by_hand = ddim_by_hand(random_pipeline, inputs, num_steps, gradient_steps)
+    torch.testing.assert_close(x_0, by_hand, rtol=1e-4, atol=1e-4)
+    parameters = [p for p in random_pipeline.transformer.parameters() if p.numel()]
+    got, expected = (torch.autograd.grad(x.square().mean(), parameters) for x in (x_0, by_hand))
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * float(other.abs().max()) + 1e-6)
+    if first > 0:
+        [more] = torch.autograd.grad(
+            ddim_by_hand(random_pipeline, inputs, num_steps, num_steps).square().mean(), parameters[:1]
+        )
+        assert not torch.allclose(more, expected[0], rtol=1e-3), "earlier steps would add to the gradient"
+
+
+def test_copies_of_weights_that_autocast_made_without_gradient_are_not_used_again(random_pipeline, monkeypatch):
+    weight, cache = torch.nn.Parameter(torch.tensor(2.0)), []
+
+    def model(x_t, *_):  # as under autocast of PyTorch 2.6 to 2.10
+        if not cache:
+            cache.append(weight.to(torch.bfloat16))
+        return x_t * cache[0].float()
+
+    monkeypatch.setattr(torch, "clear_autocast_cache", cache.clear)
+    _, inputs = sampler_inputs(random_pipeline)
+    x_0 = sample_with_gradient(model, random_pipeline.scheduler, *inputs, num_steps=4, gradient_steps=2)
+    assert x_0.requires_grad
+
+
+def test_the_achieved_metric_has_the_value_of_validation_and_the_gradient_of_training(tiny_pipeline, digits):
+    loss = make_loss(tiny_pipeline, digits)
+    params = digits.init(3, torch.Generator().manual_seed(2)).requires_grad_()
+    examples = torch.arange(40, 100)
+    achieved = loss.achieved_metric(params, examples)
+    torch.testing.assert_close(achieved.detach(), digits.evaluate(params.detach(), "validation")["loss"].log())
+    training = digits.training_losses(digits.layout.unflatten(params), examples).log()
+    assert (training - achieved).abs().min() > 1e-3
+    factors = torch.tensor([1.0, -2.0, 0.5])
+    got, expected = (torch.autograd.grad((factors * x).sum(), params)[0] for x in (achieved, training))
+    torch.testing.assert_close(got, expected)
+    assert got.abs().sum(dim=1).min() > 0
+
+
+@pytest.mark.parametrize("num_networks", [1, 3])
+def test_networks_with_batch_norm_are_measured_as_the_pipeline_returns_them(num_networks):
+    task = Blobs()
+    loss = make_loss(build_pipeline(task), task)
+    params = task.init(num_networks, torch.Generator().manual_seed(2))
+    sampled = params.clone().requires_grad_()
+    updated = 1.0 * sampled
+    achieved = loss.achieved_metric(updated, torch.arange(50))
+    recalibrated, raw = (task.evaluate(p, "validation")["loss"].log() for p in (task.recalibrate(params), params))
+    torch.testing.assert_close(achieved.detach(), recalibrated)
+    assert (recalibrated - raw).abs().min() > 1e-3
+    assert torch.equal(updated.detach(), params), "measuring changes no network"
+    achieved.sum().backward()
+    gradient = task.layout.unflatten(sampled.grad)
+    assert gradient["0.weight"].abs().max() > 0
+    assert not gradient["1.running_mean"].any(), "normalised by the batch"
+
+
+def test_prompts_cover_the_attainable_range_and_a_margin(digits):
+    pipeline = build_pipeline(digits, attainable_range=[0.1, 10.0])
+    loss = make_loss(pipeline, digits, margin=0.25)
+    assert loss.prompt_range == pytest.approx(torch.tensor([0.1**1.5, 10.0**1.5]).log().tolist())
+    loss = make_loss(pipeline, digits, margin=0.25)
+    drawn = torch.stack([loss.draw_prompts(torch.Generator().manual_seed(i)) for i in range(500)])
+    assert drawn.shape == (500, 8)
+    low, high = loss.prompt_range
+    assert low <= drawn.min() < low + 0.05
+    assert high - 0.05 < drawn.max() <= high
+    assert drawn.mean() == pytest.approx(0.0, abs=0.15)
+
+
+@pytest.mark.parametrize(("share", "num_checkpoints"), [(0.25, 2), (0.0, 0), (1.0, 8)])
+def test_starts_are_fresh_inits_and_checkpoints(tiny_pipeline, digits, share, num_checkpoints):
+    loss = make_loss(tiny_pipeline, digits, checkpoint_share=share)
+    starts = loss.draw_starts(3, torch.Generator().manual_seed(0))
+    known = pairs_of(digits)(3, slice(None)).starting_params
+    assert starts.shape == known.shape
+    assert torch.equal(starts[8 - num_checkpoints :], known[:num_checkpoints])
+    assert torch.equal(
+        starts[: 8 - num_checkpoints], digits.init(8 - num_checkpoints, torch.Generator().manual_seed(0))
+    )
+
+
+def test_every_step_draws_anew_and_the_same_step_the_same(random_pipeline, digits):
+    loss = make_loss(random_pipeline, digits, max_sampling_steps=4, diffusion_weight=0.3)
+    recorded = []
+    for step in (0, 1, 2, 3, 0):
+        model = Recorder(random_pipeline.transformer)
+        recorded.append((loss(model, step).item(), model.calls))
+    (first, calls), *others, (again, same) = recorded
+    assert again == first
+    assert all(torch.equal(a.x_t, b.x_t) for a, b in zip(calls, same, strict=True))
+    numbers = {len(steps) - 1 for _, steps in recorded}  # the last call is that of the denoising loss
+    assert len(numbers) > 1
+    assert numbers <= {2, 3, 4}
+    for value, other in others:
+        assert value != first
+        for name in ("x_t", "x_start", "prompted"):
+            assert not torch.isclose(getattr(other[0], name), getattr(calls[0], name)).any(), name
+    for _, steps in recorded:
+        assert [call.gradient for call in steps] == [False] * (len(steps) - 3) + [True] * 3
+
+
+def test_the_loss_is_the_mean_squared_gap(tiny_pipeline, digits):
+    model = Recorder(tiny_pipeline.transformer)  # untrained: every update is the identity
+    got = make_loss(tiny_pipeline, digits)(model, 7)
+    call = model.calls[0]
+    starts = tiny_pipeline.normalizer.unnormalize(call.x_start)
+    reached = digits.evaluate(starts, "validation")["loss"]
+    torch.testing.assert_close(call.starting, reached)
+    assert got.item() == pytest.approx((reached / call.prompted).log().square().mean().item(), rel=1e-4)
+    assert got > 0.1
+
+
+def test_the_denoising_loss_of_other_pairs_is_added(tiny_pipeline, digits):
+    plain, both = (
+        make_loss(tiny_pipeline, digits, diffusion_weight=w, batch_size=4)(tiny_pipeline.transformer, 7)
+        for w in (0.0, 0.5)
+    )
+    denoising = (0.01 * (7 + 50) / tiny_pipeline.normalizer.std[0].item()) ** 2  # pairs of steps after the first stage
+    assert (both - plain).item() == pytest.approx(0.5 * denoising, rel=1e-3)
+
+
+def test_the_denoising_loss_permutes_pairs_as_the_first_stage_does(tiny_pipeline, digits):
+    calls = []
+    for augmentation in ("none", "permute"):
+        model = Recorder(tiny_pipeline.transformer)
+        make_loss(tiny_pipeline, digits, augmentation=augmentation).denoising_loss(model, 7)
+        calls += model.calls
+    plain, permuted = (tiny_pipeline.normalizer.unnormalize(call.x_start) for call in calls)
+    assert not torch.allclose(plain, permuted)
+    torch.testing.assert_close(digits.evaluate(plain)["loss"], digits.evaluate(permuted)["loss"])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_mean_over_two_processes_is_the_loss_of_one(random_pipeline, digits, weight):
+    processes = [
+        ONE_PROCESS,
+        *(SimpleNamespace(**vars(ONE_PROCESS) | {"num_processes": 2, "process_index": i}) for i in (0, 1)),
+    ]
+    whole, *halves = (
+        make_loss(random_pipeline, digits, process, diffusion_weight=weight)(random_pipeline.transformer, 2).item()
+        for process in processes
+    )
+    assert sum(halves) / 2 == pytest.approx(whole, rel=1e-4)
+    assert halves[0] != pytest.approx(halves[1], rel=1e-2)
+
+
+def test_metrics_are_measured_in_full_precision_under_autocast(tiny_pipeline, digits):
+    model, loss = Recorder(tiny_pipeline.transformer), make_loss(tiny_pipeline, digits)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss(model, 7)
+        assert loss.achieved_metric(loss.draw_starts(7, torch.Generator()), torch.arange(9)).dtype == torch.float32
+    exact = Recorder(tiny_pipeline.transformer)
+    loss(exact, 7)
+    assert torch.equal(model.calls[0].starting, exact.calls[0].starting)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": "error"}, "prompt the loss, got 'error'"),
+        ({"alignment": replace(SMALL, batch_size=9)}, r"at most pairs\.batch_size = 8, got 9"),
+    ],
+)
+def test_what_cannot_be_aligned_is_refused(tiny_pipeline, digits, tmp_path, changes, message):
+    config = replace(tiny_config(tmp_path), **{"alignment": SMALL} | changes)
+    with pytest.raises(ValueError, match=message):
+        align(config, digits, tiny_pipeline, pairs_of(digits))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_without_training_losses_is_refused(tiny_pipeline, digits, tmp_path):
+    with pytest.raises(ValueError, match="'only measured' has none"):
+        align(tiny_config(tmp_path), SimpleNamespace(name="only measured"), tiny_pipeline, pairs_of(digits))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> CheckpointStore:
+    return tiny_store(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def base(store: CheckpointStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline of a first stage."""
+    config = tiny_config(tmp_path_factory.mktemp("base"), num_steps=30)
+    train(replace(config, progress=replace(config.progress, evaluate_every=0, save_every=0)), store)
+    return config.pipeline_folder
+
+
+def alignment_config(output: Path, **options) -> TrainConfig:
+    return replace(tiny_config(output), alignment=replace(SMALL, **{"num_steps": 5, "diffusion_weight": 0.1} | options))
+
+
+def mean_gap(pipeline: ParameterUpdatePipeline) -> float:
+    """On inits and prompts that the training did not see."""
+    starts = get_task("digits").init(24, torch.Generator().manual_seed(77))
+    prompts = torch.linspace(0.5, 2.3, 24)
+    updated = pipeline(starts, prompts, num_inference_steps=4, generator=torch.Generator().manual_seed(78)).params
+    achieved = get_task("digits").evaluate(updated, "validation")["loss"]
+    return (achieved / prompts).log().square().mean().item()
+
+
+def test_thirty_steps_lower_the_gap_on_other_networks(store: CheckpointStore, base: Path, tmp_path: Path) -> None:
+    before = mean_gap(ParameterUpdatePipeline.from_pretrained(base))
+    config = alignment_config(tmp_path, num_steps=30, learning_rate=3e-3, ema_decay=0.5)
+    config = replace(config, progress=replace(config.progress, evaluate_every=0, save_every=0))
+    aligned = train_aligned(config, store, base)
+    assert mean_gap(aligned) < 0.8 * before
+    assert not aligned.transformer.training
+    assert mean_gap(ParameterUpdatePipeline.from_pretrained(tmp_path / "pipeline")) == mean_gap(aligned)
+
+
+def test_an_interrupted_alignment_resumes_to_the_same_weights(
+    store: CheckpointStore, base: Path, tmp_path: Path
+) -> None:
+    whole, config = (
+        replace(made, progress=replace(made.progress, evaluate_every=0, save_every=3))
+        for made in (alignment_config(tmp_path / name) for name in ("whole", "interrupted"))
+    )
+    train_aligned(whole, store, base)
+    with pytest.raises(KeyboardInterrupt):
+        train_aligned(config, store, base, stop_at=4)
+    train_aligned(config, store, base, resume=True)
+    expected, resumed = weights(whole), weights(config)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+    logs = [(c.output / "alignment" / "log.jsonl").read_text() for c in (whole, config)]
+    assert logs[0] == logs[1]
+    with pytest.raises(FileExistsError, match="--resume"):
+        train_aligned(whole, store, base)
+    other = alignment_config(whole.output, margin=0.5)
+    with pytest.raises(ValueError, match=r"started with alignment\.margin = 0\.05, now it is 0\.5"):
+        train_aligned(other, store, base, resume=True)
+
+
+def test_resuming_begins_the_stage_where_there_is_nothing_of_it(
+    store: CheckpointStore, base: Path, tmp_path: Path
+) -> None:
+    config = alignment_config(tmp_path, num_steps=2)
+    train_aligned(config, store, base, resume=True)
+    first = ParameterUpdatePipeline.from_pretrained(base).transformer.state_dict()
+    assert not torch.equal(weights(config)["norm.weight"], first["norm.weight"])
