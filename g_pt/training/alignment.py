@@ -24,16 +24,21 @@ from g_pt.schedulers import make_scheduler
 from g_pt.seeds import keyed_generator
 from g_pt.tasks.base import Task, TrainableTask
 from g_pt.training.config import TrainConfig
+from g_pt.training.generalization import GeneralizationGap
 from g_pt.training.loop import draw_noise, train_stage
 from g_pt.training.probe import PromptProbe
 from g_pt.training.setup import (
     ALIGNMENT_STREAM,
+    GAP_STREAM,
     PairSource,
     make_objective,
     permuted_pairs,
     process_share,
     scheduler_alphas,
 )
+
+# Networks and training examples from which the gap between training and validation metric is estimated.
+GAP_NETWORKS, GAP_EXAMPLES, GAP_CHUNK = 512, 1024, 32
 
 
 def align(
@@ -102,7 +107,10 @@ def check_alignment(config: TrainConfig, task: Task, accelerator: Accelerator) -
 
 
 class AlignmentLoss:
-    """Squared gap between achieved and prompted metric, both transformed, plus the denoising loss times its weight."""
+    """Squared distance of the achieved metric to the prompted one, plus the denoising loss times its weight.
+
+    Both are transformed, and both are training metrics: see `g_pt.training.generalization`.
+    """
 
     def __init__(
         self,
@@ -124,6 +132,7 @@ class AlignmentLoss:
         )
         margin = config.alignment.margin * (init - best)
         self.prompt_range = (best - margin, init + margin)  # transformed
+        self.gap = self.measure_gap()
 
     def __call__(self, model: nn.Module, step: int) -> Tensor:
         """The loss of a step: a scalar."""
@@ -147,8 +156,8 @@ class AlignmentLoss:
             gradient_steps=options.gradient_steps,
         )  # (b, P)
         with torch.autocast(self.device.type, enabled=False):
-            achieved = self.achieved_metric(normalizer.unnormalize(x_0.float()), examples)  # (b,), transformed
-            loss = (achieved - wanted).square().mean()
+            achieved = self.training_metric(normalizer.unnormalize(x_0.float()), examples)  # (b,), transformed
+            loss = (achieved - self.gap(wanted)).square().mean()
         return loss + options.diffusion_weight * self.denoising_loss(model, step) if options.diffusion_weight else loss
 
     def draw_starts(self, step: int, generator: torch.Generator) -> Tensor:
@@ -164,21 +173,27 @@ class AlignmentLoss:
         low, high = self.prompt_range
         return (low + (high - low) * torch.rand(self.config.alignment.batch_size, generator=generator))[self.share]
 
-    def achieved_metric(self, params: Tensor, examples: Tensor) -> Tensor:
-        """Transformed metric of updated networks (b, P): the value on validation data, the gradient on training data.
-
-        A prompt means the validation metric, and the training loss of one network is lower. So the gap is measured
-        on the validation split, while only training examples say in which direction to go.
-        """
-        metric = self.pipeline.metric
+    def training_metric(self, params: Tensor, examples: Tensor) -> Tensor:
+        """Transformed metric of raw parameters (b, P) on training examples: (b,), with its gradient."""
         tensors = {}
         for name, tensor in self.task.layout.unflatten(params).items():
             # copies, as running statistics are updated in place; PyTorch gives them no gradient
             part = tensor if name in self.task.trained_names else tensor.detach()
             tensors[name] = part.clone(memory_format=torch.contiguous_format)
-        training = metric.embedded(self.task.training_losses(tensors, examples))  # (b,)
-        validation = metric.embedded(self.validation_metric(self.task.recalibrate(params.detach())))  # (b,)
-        return training + (validation - training).detach()
+        return self.pipeline.metric.embedded(self.task.training_losses(tensors, examples))
+
+    @torch.no_grad()
+    def measure_gap(self) -> GeneralizationGap:
+        """Which training metric goes with which validation metric, from harvested networks."""
+        generator = keyed_generator(self.config.seed, GAP_STREAM)
+        num_examples = min(self.task.num_examples, GAP_EXAMPLES)
+        examples = torch.randperm(self.task.num_examples, generator=generator)[:num_examples].to(self.device)
+        validation, training = [], []
+        for step in range(-(-GAP_NETWORKS // self.config.pairs.batch_size)):
+            batch = self.pairs(step, slice(None)).to(self.device)
+            validation.append(self.pipeline.metric.embedded(batch.future_metric))
+            training += [self.training_metric(part, examples) for part in batch.future_params.split(GAP_CHUNK)]
+        return GeneralizationGap.fit(torch.cat(validation), torch.cat(training))
 
     def validation_metric(self, params: Tensor) -> Tensor:
         """Raw metric of raw parameters (b, P) in full precision, as the pipeline measures it: (b,)."""

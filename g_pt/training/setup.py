@@ -24,7 +24,7 @@ from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.transformer import ParameterTransformer
 
 # keep what is drawn for different ends from (seed, step) apart
-NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM = 1, 2, 3, 4, 5
+NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM, GAP_STREAM = range(1, 7)
 
 # (step, this process's share of the global batch) -> pairs on the CPU
 PairSource = Callable[[int, slice], CheckpointPairs]

@@ -1,0 +1,52 @@
+"""What training metric goes with a validation metric, read off the harvested networks.
+
+A prompt means the validation metric, but only the training metric may give gradients. Wanting the validation value of
+the training metric misses it by the gap between the two; feeding the measured gap back lets networks overfit without
+end, since the training metric can fall where the validation metric cannot follow. So the target is the training
+metric that networks of the zoo have where their validation metric is the prompt.
+
+M = networks measured, K = knots; all metrics are transformed (`Metric.embedded`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GeneralizationGap:
+    """A piecewise linear, non-decreasing map through knots, straight on beyond them.
+
+    Attributes:
+        validation: (K,), rising.
+        training: (K,), not falling.
+    """
+
+    validation: Tensor
+    training: Tensor
+
+    @classmethod
+    def fit(cls, validation: Tensor, training: Tensor, num_knots: int = 16) -> GeneralizationGap:
+        """Average networks (M,) in groups of equal size along the validation metric.
+
+        Raises:
+            ValueError: there are fewer than two different validation metrics.
+        """
+        order = validation.argsort()
+        groups = order.tensor_split(min(num_knots, len(order)))
+        knots = torch.stack([validation[g].mean() for g in groups])  # (K,)
+        values = torch.stack([training[g].mean() for g in groups]).cummax(0).values  # (K,)
+        distinct = torch.cat([torch.tensor([True], device=knots.device), knots.diff() > 1e-6])
+        if distinct.sum() < 2:
+            raise ValueError(f"networks with at least two different metrics are needed, all {len(order)} have the same")
+        return cls(knots[distinct], values[distinct])
+
+    def __call__(self, validation: Tensor) -> Tensor:
+        """The training metric expected at a validation metric, any shape."""
+        right = torch.searchsorted(self.validation, validation.contiguous()).clamp(1, len(self.validation) - 1)
+        left = right - 1
+        slope = (self.training[right] - self.training[left]) / (self.validation[right] - self.validation[left])
+        return self.training[left] + slope * (validation - self.validation[left])
