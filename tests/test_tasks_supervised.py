@@ -206,7 +206,7 @@ def test_evaluating_in_chunks_changes_nothing(generator, monkeypatch):
     whole = task.evaluate(params)
     for floats, most in [(1, 1 << 25), (4 * 16 * 18 * 3, 1 << 25), (1, 1), (1, 4 * 16 * 5)]:
         monkeypatch.setattr(supervised, "EVALUATION_FLOATS", floats)
-        monkeypatch.setattr(supervised, "MAX_EXAMPLE_FLOATS", most)
+        monkeypatch.setattr(supervised, "MAX_FLOATS", most)
         for name, values in Images().evaluate(params).items():
             torch.testing.assert_close(values, whole[name], rtol=1e-6, atol=1e-6)
 

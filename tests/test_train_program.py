@@ -62,7 +62,7 @@ def test_a_killed_run_resumes_to_the_same_weights(settings: Path) -> None:
     whole = run("--config", settings)
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen(command("--config", settings, "--output", folder / "killed"), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list((folder / "killed" / "checkpoints").glob("step-????????")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
@@ -81,7 +81,7 @@ def test_a_second_stage_follows_the_first_and_resumes_after_a_kill(settings: Pat
     aligned = ("--alignment.num-steps", 40, "--alignment.batch-size", 4, "--alignment.num-examples", 32)
     killed = (*short, *aligned, "--output", folder / "killed")
     process = subprocess.Popen(command(*killed), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     checkpoints = folder / "killed" / "alignment" / "checkpoints"
     while not list(checkpoints.glob("step-????????")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
@@ -116,7 +116,7 @@ def test_what_cannot_be_aligned_is_refused_before_the_first_stage(settings: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "digitz"], "presets are ['digits'"),
+        (["--preset", "digitz"], "presets are ['cifar10', 'digits'"),
         (["--config", "absent.yaml"], "there is no settings file absent.yaml"),
         (["--task", "digitz"], "Did you mean 'digits'"),
         (["--metric", "accuracy"], "it has ['error', 'loss']"),

@@ -13,10 +13,11 @@ from checkpoints_dataset.store import CheckpointStore
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.tasks import get_task
 from g_pt.training.alignment import align
-from g_pt.training.config import ModelConfig, OptimizerConfig, PairConfig, ProgressConfig, TrainConfig
+from g_pt.training.config import AlignmentConfig, ModelConfig, OptimizerConfig, PairConfig, ProgressConfig, TrainConfig
 from g_pt.training.loop import fit
 
 TINY_HARVEST = HarvestConfig(num_runs=40, num_steps=60, num_checkpoints=8, runs_per_shard=20)
+TINY_ALIGNMENT = AlignmentConfig(num_steps=5, batch_size=8, num_examples=32)
 
 
 def tiny_store(folder: Path) -> CheckpointStore:
@@ -73,4 +74,13 @@ def weights(config: TrainConfig) -> dict[str, object]:
     return dict(pipeline.transformer.state_dict())
 
 
-__all__ = ["TINY_HARVEST", "replace", "tiny_config", "tiny_store", "train", "train_aligned", "weights"]
+__all__ = [
+    "TINY_ALIGNMENT",
+    "TINY_HARVEST",
+    "replace",
+    "tiny_config",
+    "tiny_store",
+    "train",
+    "train_aligned",
+    "weights",
+]
