@@ -12,14 +12,14 @@ from typing import ClassVar
 import torch
 
 from g_pt.tasks.base import Split
-from g_pt.tasks.classification import LabelledExamples
+from g_pt.tasks.classification import ClassificationTask, LabelledExamples
 from g_pt.tasks.mlp import MLPTask
 
 NUM_VALIDATION = NUM_TEST = 300
 SPLIT_SEED = 0
 
 
-class Digits(MLPTask):
+class Digits(MLPTask, ClassificationTask):
     """Networks 64-16-10 with 1,210 parameters."""
 
     name = "digits"

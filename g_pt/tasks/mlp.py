@@ -1,6 +1,6 @@
 """Multi-layer perceptrons, one at a time as a module and many at a time as one tensor program.
 
-B = networks, N = inputs, I / H = width of a layer's input / output, C = classes.
+B = networks, N = inputs, I / H = width of a layer's input / output.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from g_pt.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
-from g_pt.tasks.classification import ClassificationTask
+from g_pt.tasks.supervised import SupervisedTask
 
 
-class MLPTask(ClassificationTask):
-    """Classification by an MLP; a task adds its widths and its data, with inputs (N, widths[0])."""
+class MLPTask(SupervisedTask):
+    """Networks that are MLPs; a task adds widths, data with inputs (N, widths[0]), and what is learned.
+
+    Derive from it and, behind it, from ClassificationTask or RegressionTask.
+    """
 
     widths: ClassVar[tuple[int, ...]]
 
@@ -32,14 +35,14 @@ class MLPTask(ClassificationTask):
     @cached_property
     def permutations(self) -> PermutationSpec:
         """The units of every hidden layer can be reordered."""
-        return PermutationSpec.from_module(self.template, input_shape=(self.widths[0],))
+        return PermutationSpec.from_module(self.template, input_shape=(self.widths[0],))  # without reading the data
 
     def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
         """PyTorch's default initialisation."""
         return mlp_init(self.layout, num_networks, generator)
 
     def forward(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Logits (B, C, N)."""
+        """Outputs (B, widths[-1], N)."""
         return mlp_forward(tensors, inputs)
 
 

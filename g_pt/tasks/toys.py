@@ -7,24 +7,21 @@ regression: a wave on [-1, 1] with a little noise, 300 / 100 / 100.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from g_pt.permutations import PermutationSpec
 from g_pt.tasks.base import Split
+from g_pt.tasks.classification import ClassificationTask
 from g_pt.tasks.examples import LabelledExamples, split_examples
-from g_pt.tasks.mlp import MLPTask, mlp, mlp_forward, mlp_init
+from g_pt.tasks.mlp import MLPTask
 from g_pt.tasks.regression import RegressionTask
 
 DATA_SEED = 0
 
 
-class Moons(MLPTask):
+class Moons(MLPTask, ClassificationTask):
     """Networks 2-16-16-2 with 354 parameters: two half circles that reach into each other."""
 
     name = "moons"
@@ -36,7 +33,7 @@ class Moons(MLPTask):
         return split_examples(*moons(1000), seed=DATA_SEED)
 
 
-class Spirals(MLPTask):
+class Spirals(MLPTask, ClassificationTask):
     """Networks 2-16-16-2 with 354 parameters: two spirals of three quarters of a turn."""
 
     name = "spirals"
@@ -48,7 +45,7 @@ class Spirals(MLPTask):
         return split_examples(*spirals(1000), seed=DATA_SEED)
 
 
-class Wave(RegressionTask):
+class Wave(MLPTask, RegressionTask):
     """Networks 1-16-16-1 with 321 parameters: sin(3 pi x) (1 - x / 2) with noise of 0.1."""
 
     name = "regression"
@@ -58,23 +55,6 @@ class Wave(RegressionTask):
     def splits(self) -> dict[Split, LabelledExamples]:  # type: ignore[override]
         """The three parts of the data."""
         return split_examples(*wave(500), seed=DATA_SEED)
-
-    def network(self) -> nn.Sequential:
-        """A fresh `fc1`, ReLU, `fc2`, ReLU, `fc3`."""
-        return mlp(self.widths)
-
-    @cached_property
-    def permutations(self) -> PermutationSpec:
-        """The units of both hidden layers can be reordered."""
-        return PermutationSpec.from_module(self.template, input_shape=(self.widths[0],))
-
-    def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
-        """PyTorch's default initialisation."""
-        return mlp_init(self.layout, num_networks, generator)
-
-    def forward(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Predictions (B, 1, N)."""
-        return mlp_forward(tensors, inputs)
 
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
