@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps of each network")
     parser.add_argument("--checkpoints", type=int, default=60, help="checkpoints of each network")
     parser.add_argument("--batch-size", type=int, default=64, help="examples per step")
+    parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no", help="of the harvest alone")
     parser.add_argument("--json", type=Path, help="where the numbers go, besides the table")
     args = parser.parse_args()
     config = HarvestConfig(
@@ -57,6 +58,7 @@ def main() -> None:
         num_steps=args.steps,
         num_checkpoints=args.checkpoints,
         batch_size=args.batch_size,
+        mixed_precision=args.mixed_precision,
     )
     sequential_steps = config.num_steps if args.sequential_steps is None else args.sequential_steps
     if not 1 <= sequential_steps <= config.num_steps:
