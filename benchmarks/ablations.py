@@ -24,7 +24,7 @@ from benchmarks.canonical_order import canonical_pairs, in_canonical_order
 from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.facts import fit_normalizer, training_facts
 from checkpoints_dataset.pair_sampler import PairSampler
-from checkpoints_dataset.store import CheckpointStore
+from checkpoints_dataset.store import CheckpointStore, is_finished
 from g_pt.atomic_files import read_json, write_json
 from g_pt.commands.harvest import harvest_with_progress
 from g_pt.config_files import merge, read_yaml
@@ -91,7 +91,8 @@ def main() -> None:
     parser.add_argument("--samplers", action="store_true", help="compare samplers of the base model too")
     args = parser.parse_args()
     program = merge(Preset(), read_yaml(PRESETS / f"{args.task}.yaml"), args.task)
-    harvest_with_progress(replace(program.harvest, task=program.task), program.dataset)
+    if not is_finished(program.dataset):
+        harvest_with_progress(replace(program.harvest, task=program.task), program.dataset)
     store = CheckpointStore(program.dataset, verify=False)
     out = args.out or Path("runs") / args.task / "ablations"
     results = {name: result(name, program, args, store, out) for name in args.only or VARIANTS}
