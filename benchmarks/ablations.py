@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import statistics
 import time
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from g_pt.atomic_files import read_json, write_json
 from g_pt.commands.harvest import harvest_with_progress
 from g_pt.config_files import merge, read_yaml
 from g_pt.evaluation import bootstrap_mean, prompt_alignment
+from g_pt.pairs import CheckpointPairs
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.prompting import measure_updates, prompt_grid, update_networks
 from g_pt.tasks import get_task
@@ -139,20 +142,19 @@ def with_steps(config: TrainConfig, num_steps: int) -> TrainConfig:
 
 
 def seconds_per_step(config: TrainConfig, variant: Variant, store: CheckpointStore) -> float:
-    """Time of a training step, from two trials of which the shorter takes the start-up away."""
-    times = []
-    for steps in (5, 5 + TRIAL_STEPS):
-        trial = replace(with_steps(config, steps), output=config.output.with_name("trial"))
-        shutil.rmtree(trial.output, ignore_errors=True)
-        started = time.perf_counter()
-        train(trial, variant, store)
-        times.append(time.perf_counter() - started)
-        shutil.rmtree(trial.output)
-    return (times[1] - times[0]) / TRIAL_STEPS
+    """Median time between two steps of a short trial: the first steps and the start-up are slower."""
+    trial = replace(with_steps(config, TRIAL_STEPS), output=config.output.with_name("trial"))
+    shutil.rmtree(trial.output, ignore_errors=True)
+    moments: list[float] = []
+    train(trial, variant, store, moments)
+    shutil.rmtree(trial.output)
+    return statistics.median(after - before for before, after in pairwise(moments))
 
 
-def train(config: TrainConfig, variant: Variant, store: CheckpointStore) -> ParameterUpdatePipeline:
-    """One training."""
+def train(
+    config: TrainConfig, variant: Variant, store: CheckpointStore, moments: list[float] | None = None
+) -> ParameterUpdatePipeline:
+    """One training; the moments at which its steps begin are appended where a list is given."""
     task, options = get_task(config.task), config.pairs
     sampler = PairSampler(
         store,
@@ -164,9 +166,14 @@ def train(config: TrainConfig, variant: Variant, store: CheckpointStore) -> Para
     )
     facts = training_facts(store, task, config.metric, max_runs=options.max_runs)
     normalizer = fit_normalizer(store, options.normalization, max_runs=options.max_runs)
-    return fit(
-        config, task, canonical_pairs(sampler.batch, task) if variant.canonical else sampler.batch, normalizer, facts
-    )
+    source = canonical_pairs(sampler.batch, task) if variant.canonical else sampler.batch
+
+    def pairs(step: int, share: slice) -> CheckpointPairs:
+        if moments is not None:
+            moments.append(time.perf_counter())
+        return source(step, share)
+
+    return fit(config, task, pairs, normalizer, facts)
 
 
 def measure(
