@@ -16,6 +16,7 @@ import shutil
 import statistics
 import time
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from g_pt.atomic_files import read_json, write_json
 from g_pt.commands.harvest import harvest_with_progress
 from g_pt.config_files import merge, read_yaml
 from g_pt.evaluation import bootstrap_mean, prompt_alignment
+from g_pt.normalization import NormalizationMode, ParameterNormalizer
 from g_pt.pairs import CheckpointPairs
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.prompting import measure_updates, prompt_grid, update_networks
@@ -164,8 +166,7 @@ def train(
         init_share=options.init_share,
         max_runs=options.max_runs,
     )
-    facts = training_facts(store, task, config.metric, max_runs=options.max_runs)
-    normalizer = fit_normalizer(store, options.normalization, max_runs=options.max_runs)
+    normalizer, facts = scale_and_facts(store, config.task, config.metric, options.normalization, options.max_runs)
     source = canonical_pairs(sampler.batch, task) if variant.canonical else sampler.batch
 
     def pairs(step: int, share: slice) -> CheckpointPairs:
@@ -174,6 +175,15 @@ def train(
         return source(step, share)
 
     return fit(config, task, pairs, normalizer, facts)
+
+
+@cache
+def scale_and_facts(
+    store: CheckpointStore, task: str, metric: str, normalization: NormalizationMode, max_runs: int | None
+) -> tuple[ParameterNormalizer, dict[str, Any]]:
+    """What trainings on the same data share; reading it takes longer than a trial."""
+    facts = training_facts(store, get_task(task), metric, max_runs=max_runs)
+    return fit_normalizer(store, normalization, max_runs=max_runs), facts
 
 
 def measure(
