@@ -107,9 +107,10 @@ def test_a_second_stage_follows_the_first_and_resumes_after_a_kill(settings: Pat
 
 
 def test_what_cannot_be_aligned_is_refused_before_the_first_stage(settings: Path) -> None:
-    done = run("--config", settings, "--metric", "error", "--alignment.num-steps", "5")
+    aligned = "--alignment.num-steps", "5", "--alignment.batch-size", "4", "--alignment.gradient", "exact"
+    done = run("--config", settings, "--metric", "error", *aligned)
     assert done.returncode == 1
-    assert "prompt the loss, got 'error'" in done.stderr
+    assert "metric 'error' of task 'digits' has no exact gradient" in done.stderr
     assert not (settings.parent / "data").exists()
 
 

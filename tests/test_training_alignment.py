@@ -144,7 +144,7 @@ def test_the_training_metric_has_value_and_gradient_of_the_training_loss(tiny_pi
     loss = make_loss(tiny_pipeline, digits)
     params = digits.init(3, torch.Generator().manual_seed(2)).requires_grad_()
     examples = torch.arange(40, 100)
-    achieved = loss.training_metric(params, examples)
+    achieved = loss.reached.training_metric(params, examples)
     training = digits.training_losses(digits.layout.unflatten(params), examples).log()
     torch.testing.assert_close(achieved, training)
     factors = torch.tensor([1.0, -2.0, 0.5])
@@ -175,7 +175,7 @@ def test_networks_with_batch_norm_are_measured_in_training_mode_and_stay_as_they
     params = task.init(num_networks, torch.Generator().manual_seed(2))
     sampled = params.clone().requires_grad_()
     updated = 1.0 * sampled
-    loss.training_metric(updated, torch.arange(50)).sum().backward()
+    loss.reached.training_metric(updated, torch.arange(50)).sum().backward()
     assert torch.equal(updated.detach(), params), "measuring changes no network"
     gradient = task.layout.unflatten(sampled.grad)
     assert gradient["0.weight"].abs().max() > 0
@@ -184,27 +184,35 @@ def test_networks_with_batch_norm_are_measured_in_training_mode_and_stay_as_they
 
 def test_prompts_cover_the_attainable_range_and_a_margin(digits):
     pipeline = build_pipeline(digits, attainable_range=[0.1, 10.0])
-    loss = make_loss(pipeline, digits, margin=0.25)
-    assert loss.prompt_range == pytest.approx(torch.tensor([0.1**1.5, 10.0**1.5]).log().tolist())
-    loss = make_loss(pipeline, digits, margin=0.25)
+    loss = make_loss(pipeline, digits, margin=0.25, full_range_share=0.0)
     drawn = torch.stack([loss.draw_prompts(torch.Generator().manual_seed(i)) for i in range(500)])
     assert drawn.shape == (500, 8)
-    low, high = loss.prompt_range
+    low, high = torch.tensor([0.1**1.5, 10.0**1.5]).log().tolist()
     assert low <= drawn.min() < low + 0.05
     assert high - 0.05 < drawn.max() <= high
     assert drawn.mean() == pytest.approx(0.0, abs=0.15)
 
 
+def test_a_share_of_the_prompts_covers_the_range_of_the_checkpoints(digits):
+    pipeline = build_pipeline(digits, attainable_range=[1.0, 1.1], prompt_range=[0.01, 100.0])
+    loss = make_loss(pipeline, digits, margin=0.0, full_range_share=0.25)
+    drawn = torch.stack([loss.draw_prompts(torch.Generator().manual_seed(i)) for i in range(500)])
+    far = drawn[(drawn < 0) | (drawn > torch.tensor(1.1).log())]
+    assert len(far) / drawn.numel() == pytest.approx(0.25, abs=0.03)
+    assert torch.tensor(0.01).log() <= far.min() < -4
+    assert torch.tensor(100.0).log() >= far.max() > 4
+
+
 @pytest.mark.parametrize(("share", "num_checkpoints"), [(0.25, 2), (0.0, 0), (1.0, 8)])
 def test_starts_are_fresh_inits_and_checkpoints(tiny_pipeline, digits, share, num_checkpoints):
     loss = make_loss(tiny_pipeline, digits, checkpoint_share=share)
-    starts = loss.draw_starts(3, torch.Generator().manual_seed(0))
-    known = pairs_of(digits)(3, slice(None)).starting_params
-    assert starts.shape == known.shape
-    assert torch.equal(starts[8 - num_checkpoints :], known[:num_checkpoints])
-    assert torch.equal(
-        starts[: 8 - num_checkpoints], digits.init(8 - num_checkpoints, torch.Generator().manual_seed(0))
-    )
+    starts, metric = loss.draw_starts(3, torch.Generator().manual_seed(0))
+    known = pairs_of(digits)(3, slice(None))
+    fresh = digits.init(8 - num_checkpoints, torch.Generator().manual_seed(0))
+    assert torch.equal(starts, torch.cat([fresh, known.starting_params[:num_checkpoints]]))
+    if len(fresh):
+        torch.testing.assert_close(metric[: len(fresh)], digits.evaluate(fresh, "validation")["loss"])
+    assert torch.equal(metric[len(fresh) :], known.starting_metric[:num_checkpoints])
 
 
 def test_every_step_draws_anew_and_the_same_step_the_same(random_pipeline, digits):
@@ -229,8 +237,8 @@ def test_every_step_draws_anew_and_the_same_step_the_same(random_pipeline, digit
 
 def test_the_loss_is_the_mean_squared_gap(tiny_pipeline, digits):
     model = Recorder(tiny_pipeline.transformer)  # untrained: every update is the identity
-    loss = make_loss(tiny_pipeline, digits)
-    loss.training_metric = lambda params, examples: digits.evaluate(params, "validation")["loss"].log()
+    loss = make_loss(tiny_pipeline, digits, checkpoint_share=0.0)
+    loss.reached.training_metric = lambda params, examples: digits.evaluate(params, "validation")["loss"].log()
     loss.gap = lambda validation: validation + 0.3
     got = loss(model, 7)
     call = model.calls[0]
@@ -279,7 +287,7 @@ def test_metrics_are_measured_in_full_precision_under_autocast(tiny_pipeline, di
     model, loss = Recorder(tiny_pipeline.transformer), make_loss(tiny_pipeline, digits)
     with torch.autocast("cpu", torch.bfloat16):
         loss(model, 7)
-        assert loss.validation_metric(loss.draw_starts(7, torch.Generator())).dtype == torch.float32
+        assert loss.draw_starts(7, torch.Generator())[1].dtype == torch.float32
     exact = Recorder(tiny_pipeline.transformer)
     loss(exact, 7)
     assert torch.equal(model.calls[0].starting, exact.calls[0].starting)
@@ -288,7 +296,10 @@ def test_metrics_are_measured_in_full_precision_under_autocast(tiny_pipeline, di
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "error"}, "prompt the loss, got 'error'"),
+        (
+            {"metric": "error", "alignment": replace(SMALL, gradient="exact")},
+            "metric 'error' of task 'digits' has no exact",
+        ),
         ({"alignment": replace(SMALL, batch_size=9)}, r"at most pairs\.batch_size = 8, got 9"),
     ],
 )
@@ -297,8 +308,3 @@ def test_what_cannot_be_aligned_is_refused(tiny_pipeline, digits, tmp_path, chan
     with pytest.raises(ValueError, match=message):
         align(config, digits, tiny_pipeline, pairs_of(digits))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_task_without_training_losses_is_refused(tiny_pipeline, digits, tmp_path):
-    with pytest.raises(ValueError, match="'only measured' has none"):
-        align(tiny_config(tmp_path), SimpleNamespace(name="only measured"), tiny_pipeline, pairs_of(digits))

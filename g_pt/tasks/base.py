@@ -30,6 +30,8 @@ class Task(ABC):
 
     name: str
     metrics: Mapping[str, Metric]
+    endless_data = False
+    """Whether training draws from the same endless source as the splits, so that no metric is better in training."""
 
     @abstractmethod
     def network(self) -> nn.Module:
@@ -47,6 +49,23 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, params: Tensor, split: Split = "test") -> dict[str, Tensor]:
         """Every metric of every network on one split: (B, P) raw to `{metric: (B,)}`."""
+
+    def sampled_metric(self, name: str, params: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+        """A metric as training may see it: on data drawn anew, the same for all networks, without a gradient.
+
+        Args:
+            name: of the metric.
+            params: (B, P), raw.
+            num_samples: training examples, or episodes, to draw.
+            generator: of the draw.
+
+        Returns:
+            (B,), raw.
+
+        Raises:
+            ValueError: the task has no such estimate.
+        """
+        raise ValueError(f"task {self.name!r} has no sampled_metric, which training needs to see {name!r}: define it")
 
     def recalibrate(self, params: Tensor) -> Tensor:
         """Estimate anew what an update cannot hit exactly, such as BatchNorm's running statistics: (B, P) to (B, P).

@@ -135,8 +135,21 @@ class SupervisedTask(TrainableTask):
     def evaluate(self, params: Tensor, split: Split = "test") -> dict[str, Tensor]:
         """Every metric of every network on one split: (B, P) raw to `{metric: (B,)}`."""
         check_split(split)
+        return self.measure_networks(params, self.splits[split])
+
+    @torch.no_grad()
+    def sampled_metric(self, name: str, params: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+        """A metric on training examples drawn anew: (B, P) raw to (B,)."""
+        metric = self.metric(name)
+        train = self.splits["train"]
+        examples = torch.randint(len(train), (num_samples,), generator=generator)
+        drawn = LabelledExamples(train.inputs[examples], train.labels[examples])
+        return self.measure_networks(self.recalibrate(params), drawn)[metric.name]
+
+    def measure_networks(self, params: Tensor, data: LabelledExamples) -> dict[str, Tensor]:
+        """Every metric of every network on some examples: (B, P) raw to `{metric: (B,)}`."""
         self._check_params(params)
-        data = self.splits[split].to(params.device)
+        data = data.to(params.device)
         networks, examples = self.evaluation_chunk(len(data))
         measured = []
         for part in params.float().split(networks):

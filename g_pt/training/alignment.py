@@ -22,11 +22,12 @@ from g_pt.diffusion import diffusion_loss
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.schedulers import make_scheduler
 from g_pt.seeds import keyed_generator
-from g_pt.tasks.base import Task, TrainableTask
+from g_pt.tasks.base import Task
 from g_pt.training.config import TrainConfig
 from g_pt.training.generalization import GeneralizationGap
 from g_pt.training.loop import draw_noise, train_stage
 from g_pt.training.probe import PromptProbe
+from g_pt.training.reached import has_exact_gradient, make_reached
 from g_pt.training.setup import (
     ALIGNMENT_STREAM,
     GAP_STREAM,
@@ -38,7 +39,7 @@ from g_pt.training.setup import (
 )
 
 # Networks and training examples from which the gap between training and validation metric is estimated.
-GAP_NETWORKS, GAP_EXAMPLES, GAP_CHUNK = 512, 1024, 32
+GAP_NETWORKS, GAP_EXAMPLES = 512, 1024
 
 
 def align(
@@ -55,7 +56,7 @@ def align(
 
     Args:
         config: all settings.
-        task: whose networks are updated; its training loss must be the prompted metric.
+        task: whose networks are updated.
         pipeline: that `fit` returned; its weights are changed.
         pairs: gives the training pairs of any step, for starts and for the denoising loss.
         held_out: as for `fit`.
@@ -71,7 +72,7 @@ def align(
     """
     options = config.alignment
     accelerator = accelerator or Accelerator(mixed_precision=config.optimizer.mixed_precision)
-    trainable = check_alignment(config, task, accelerator)
+    check_alignment(config, task, accelerator)
     optimizer = replace(
         config.optimizer,
         num_steps=options.num_steps,
@@ -82,28 +83,24 @@ def align(
     settings = replace(config, optimizer=optimizer, output=config.output / "alignment", pipeline=config.pipeline_folder)
     pipeline.to(accelerator.device)
     pipeline.register_to_config(num_inference_steps=options.num_inference_steps)
-    loss = AlignmentLoss(config, trainable, pipeline, pairs, accelerator)
+    loss = AlignmentLoss(config, task, pipeline, pairs, accelerator)
     probe = PromptProbe(config, task, pipeline, held_out)
     resume = resume and (settings.output / "train_config.json").is_file()
     return train_stage(settings, pipeline, loss, probe, accelerator, stage="alignment", resume=resume)
 
 
-def check_alignment(config: TrainConfig, task: Task, accelerator: Accelerator) -> TrainableTask:
-    """Refuse settings that cannot be aligned, before hours of the first stage; returns the task.
+def check_alignment(config: TrainConfig, task: Task, accelerator: Accelerator) -> None:
+    """Refuse settings that cannot be aligned, before hours of the first stage.
 
     Raises:
-        ValueError: the prompted metric is not the training loss, so that it has no gradient, or the batch is larger
-            than that of the first stage, or does not divide among the processes.
+        ValueError: the prompted metric cannot be measured in training (see `has_exact_gradient`), or the batch is
+            larger than that of the first stage, or does not divide among the processes.
     """
-    if not isinstance(task, TrainableTask):
-        raise ValueError(f"alignment needs a task with training losses, {task.name!r} has none; set its steps to 0")
-    if config.metric != "loss":
-        raise ValueError(f"alignment needs a gradient of the metric: prompt the loss, got {config.metric!r}")
+    has_exact_gradient(config, task)
     most, wanted = config.pairs.batch_size, config.alignment.batch_size
     if wanted > most:
         raise ValueError(f"alignment.batch_size must be at most pairs.batch_size = {most}, got {wanted}")
     process_share(wanted, accelerator)
-    return task
 
 
 class AlignmentLoss:
@@ -115,7 +112,7 @@ class AlignmentLoss:
     def __init__(
         self,
         config: TrainConfig,
-        task: TrainableTask,
+        task: Task,
         pipeline: ParameterUpdatePipeline,
         pairs: PairSource,
         accelerator: Accelerator,
@@ -127,24 +124,22 @@ class AlignmentLoss:
         self.scheduler = make_scheduler("ddim", dict(pipeline.scheduler.config))
         self.alphas_cumprod = scheduler_alphas(config).to(self.device)
         self.objective = make_objective(config, task, self.device)
-        best, init = (
-            float(pipeline.metric.embedded(torch.tensor(m))) for m in pipeline.config.training["attainable_range"]
-        )
-        margin = config.alignment.margin * (init - best)
-        self.prompt_range = (best - margin, init + margin)  # transformed
-        self.gap = self.measure_gap()
+        self.reached = make_reached(config, task, pipeline.metric, pipeline.normalizer)
+        facts, options = pipeline.config.training, config.alignment
+        low, high = self.transformed(facts["attainable_range"])
+        margin = options.margin * (high - low)
+        # where most prompts are drawn from, and where the others are, transformed
+        self.ranges = ((low - margin, high + margin), self.transformed(facts["prompt_range"]))
+        self.gap = GeneralizationGap.none() if task.endless_data else self.measure_gap()
 
     def __call__(self, model: nn.Module, step: int) -> Tensor:
         """The loss of a step: a scalar."""
-        options, metric = self.config.alignment, self.pipeline.metric
+        options, metric, normalizer = self.config.alignment, self.pipeline.metric, self.pipeline.normalizer
         generator = keyed_generator(self.config.seed, step, ALIGNMENT_STREAM)
-        starts = self.draw_starts(step, generator).to(self.device)  # (b, P)
+        starts, starting = self.draw_starts(step, generator)  # (b, P), (b,), raw
         wanted = self.draw_prompts(generator).to(self.device)  # (b,), transformed
         noise = torch.randn(options.batch_size, starts.shape[1], generator=generator)[self.share].to(self.device)
         num_steps = int(torch.randint(2, options.max_sampling_steps + 1, (), generator=generator))
-        examples = torch.randint(self.task.num_examples, (options.num_examples,), generator=generator).to(self.device)
-        starting = self.validation_metric(starts)  # (b,), raw
-        normalizer = self.pipeline.normalizer
         x_0 = sample_with_gradient(
             model,
             self.scheduler,
@@ -156,43 +151,44 @@ class AlignmentLoss:
             gradient_steps=options.gradient_steps,
         )  # (b, P)
         with torch.autocast(self.device.type, enabled=False):
-            achieved = self.training_metric(normalizer.unnormalize(x_0.float()), examples)  # (b,), transformed
-            loss = (achieved - self.gap(wanted)).square().mean()
+            loss = self.reached.squared_gap(x_0.float(), self.gap(wanted), generator, self.share)
         return loss + options.diffusion_weight * self.denoising_loss(model, step) if options.diffusion_weight else loss
 
-    def draw_starts(self, step: int, generator: torch.Generator) -> Tensor:
-        """Fresh inits and harvested checkpoints of this process, (b, P), raw."""
+    def transformed(self, values: list[float]) -> tuple[float, float]:
+        """Lowest and highest of two raw metrics, transformed."""
+        low, high = sorted(self.pipeline.metric.embedded(torch.tensor(values)).tolist())
+        return low, high
+
+    def draw_starts(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Fresh inits and harvested checkpoints of this process, (b, P), and their metrics, (b,); raw."""
         options = self.config.alignment
         num_checkpoints = round(options.checkpoint_share * options.batch_size)
         fresh = self.task.init(options.batch_size - num_checkpoints, generator)
-        found = self.pairs(step, slice(0, num_checkpoints)).starting_params
-        return torch.cat([fresh, found.to(fresh.device)])[self.share]
+        found = self.pairs(step, slice(0, num_checkpoints))
+        params = torch.cat([fresh, found.starting_params.to(fresh.device)])[self.share].to(self.device)
+        known = torch.cat([torch.full((len(fresh),), torch.nan), found.starting_metric.cpu()])[self.share]
+        metric = known.to(self.device)
+        is_fresh = metric.isnan()
+        if is_fresh.any():
+            metric[is_fresh] = self.validation_metric(params[is_fresh])
+        return params, metric
 
     def draw_prompts(self, generator: torch.Generator) -> Tensor:
         """Prompts of this process, uniform in the transformed metric: (b,)."""
-        low, high = self.prompt_range
-        return (low + (high - low) * torch.rand(self.config.alignment.batch_size, generator=generator))[self.share]
-
-    def training_metric(self, params: Tensor, examples: Tensor) -> Tensor:
-        """Transformed metric of raw parameters (b, P) on training examples: (b,), with its gradient."""
-        tensors = {}
-        for name, tensor in self.task.layout.unflatten(params).items():
-            # copies, as running statistics are updated in place; PyTorch gives them no gradient
-            part = tensor if name in self.task.trained_names else tensor.detach()
-            tensors[name] = part.clone(memory_format=torch.contiguous_format)
-        return self.pipeline.metric.embedded(self.task.training_losses(tensors, examples))
+        size = (self.config.alignment.batch_size,)
+        near, far = (low + (high - low) * torch.rand(size, generator=generator) for low, high in self.ranges)
+        anywhere = torch.rand(size, generator=generator) < self.config.alignment.full_range_share
+        return torch.where(anywhere, far, near)[self.share]
 
     @torch.no_grad()
     def measure_gap(self) -> GeneralizationGap:
         """Which training metric goes with which validation metric, from harvested networks."""
-        generator = keyed_generator(self.config.seed, GAP_STREAM)
-        num_examples = min(self.task.num_examples, GAP_EXAMPLES)
-        examples = torch.randperm(self.task.num_examples, generator=generator)[:num_examples].to(self.device)
         validation, training = [], []
         for step in range(-(-GAP_NETWORKS // self.config.pairs.batch_size)):
             batch = self.pairs(step, slice(None)).to(self.device)
+            generator = keyed_generator(self.config.seed, GAP_STREAM)  # the same examples for all
             validation.append(self.pipeline.metric.embedded(batch.future_metric))
-            training += [self.training_metric(part, examples) for part in batch.future_params.split(GAP_CHUNK)]
+            training.append(self.reached.measure(batch.future_params, GAP_EXAMPLES, generator))
         return GeneralizationGap.fit(torch.cat(validation), torch.cat(training))
 
     def validation_metric(self, params: Tensor) -> Tensor:

@@ -139,7 +139,13 @@ class AlignmentConfig:
     batch_size: int = 64
     """Networks updated per step, over all processes."""
     num_examples: int = 512
-    """Training examples on which the updated networks are measured."""
+    """Training examples, or episodes, on which the updated networks are measured."""
+    gradient: Literal["auto", "exact", "evolution"] = "auto"
+    """Of the metric: exact needs a differentiable one; auto takes exact where it can, else evolution strategies."""
+    evolution_pairs: int = 8
+    """Pairs of opposite perturbations of every updated network, where the gradient is estimated."""
+    evolution_noise: float = 0.1
+    """Standard deviation of the perturbations, in units of the normalised parameters."""
     checkpoint_share: float = 0.25
     """Share of the starts that are harvested checkpoints; the others are fresh inits."""
     max_sampling_steps: int = 6
@@ -148,10 +154,12 @@ class AlignmentConfig:
     """Last sampling steps through which the gradient flows."""
     margin: float = 0.05
     """How far prompts go past the attainable range, on both sides, over its width in the transformed metric."""
+    full_range_share: float = 0.1
+    """Share of the prompts drawn from between the lowest and the highest metric of any checkpoint instead."""
     diffusion_weight: float = 0.1
     """Weight of the denoising loss, which keeps the samples near the runs."""
     num_inference_steps: int = 5
-    """Default number of sampling steps of the aligned pipeline: about as many as the stage trains with."""
+    """Default number of sampling steps of the aligned pipeline; few are enough, see docs/alignment.md."""
     learning_rate: float = 3e-4
     """Peak learning rate."""
     ema_decay: float = 0.99
@@ -159,13 +167,17 @@ class AlignmentConfig:
 
     def __post_init__(self) -> None:
         check_at_least(
-            self, num_steps=0, batch_size=1, num_examples=1, checkpoint_share=0, max_sampling_steps=2,
+            self, num_steps=0, batch_size=1, num_examples=1, max_sampling_steps=2,
             gradient_steps=1, margin=0, num_inference_steps=1, diffusion_weight=0, learning_rate=0, ema_decay=0,
+            evolution_pairs=1,
         )  # fmt: skip
-        if self.checkpoint_share > 1:
-            raise ValueError(f"checkpoint_share must lie between 0 and 1, got {self.checkpoint_share}")
+        for name in ("checkpoint_share", "full_range_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if self.ema_decay >= 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if not self.evolution_noise > 0:
+            raise ValueError(f"evolution_noise must be positive, got {self.evolution_noise}")
 
 
 @dataclass(frozen=True)

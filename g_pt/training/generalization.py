@@ -29,6 +29,11 @@ class GeneralizationGap:
     training: Tensor
 
     @classmethod
+    def none(cls) -> GeneralizationGap:
+        """The identity."""
+        return cls(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+
+    @classmethod
     def fit(cls, validation: Tensor, training: Tensor, num_knots: int = 16) -> GeneralizationGap:
         """Average networks (M,) in groups of equal size along the validation metric.
 
@@ -46,7 +51,8 @@ class GeneralizationGap:
 
     def __call__(self, validation: Tensor) -> Tensor:
         """The training metric expected at a validation metric, any shape."""
-        right = torch.searchsorted(self.validation, validation.contiguous()).clamp(1, len(self.validation) - 1)
+        knots, values = self.validation.to(validation.device), self.training.to(validation.device)
+        right = torch.searchsorted(knots, validation.contiguous()).clamp(1, len(knots) - 1)
         left = right - 1
-        slope = (self.training[right] - self.training[left]) / (self.validation[right] - self.validation[left])
-        return self.training[left] + slope * (validation - self.validation[left])
+        slope = (values[right] - values[left]) / (knots[right] - knots[left])
+        return values[left] + slope * (validation - knots[left])
