@@ -1,0 +1,248 @@
+"""What alignment brings, costs and needs: short trainings of both stages, compared on held-out inits.
+
+    python -m benchmarks.alignment --study stages --minutes 8
+    python -m benchmarks.alignment --study weights --base runs/digits/loss/base --minutes 3
+    python -m benchmarks.alignment --study steps --models runs/digits/loss/base runs/digits/loss/pipeline
+
+Settings are those of the task's preset. Studies: `stages` divides the same time between denoising and alignment,
+`runs` does both on fewer runs; `weights` (how much of the denoising loss is kept) and `gradients` (exact, or estimated)
+align one trained model, `--base`; `steps`, `diversity` and `beyond` (prompts below the best loss) measure `--models`.
+Everything is measured on fresh inits and the VALIDATION split. Finished variants are not repeated. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.ablations import PRESETS, Preset, Variant, measure, seconds_per_step, settings, slug, train, with_steps
+from checkpoints_dataset.facts import fit_normalizer, training_facts
+from checkpoints_dataset.pair_sampler import PairSampler
+from checkpoints_dataset.store import CheckpointStore
+from g_pt.atomic_files import read_json, write_json
+from g_pt.config_files import merge, read_yaml
+from g_pt.diversity import measure_diversity
+from g_pt.evaluation import bootstrap_mean
+from g_pt.permutations.matching import nearest_distance
+from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.prompting import measure_updates, update_networks
+from g_pt.tasks import get_task
+from g_pt.training.alignment import align
+from g_pt.training.config import TrainConfig
+from g_pt.training.setup import make_model, make_pipeline
+
+NUM_STEPS = (1, 2, 3, 5, 10, 20)
+TRIAL_STEPS = 12
+NOVELTY_NETWORKS, NOVELTY_RUNS = 32, 1000
+
+
+@dataclass(frozen=True)
+class Training:
+    """Share of the time for denoising, the rest being for alignment; what differs from the preset."""
+
+    denoising: float = 0.6
+    alignment: dict[str, Any] = field(default_factory=dict)
+    max_runs: int | None = None
+
+
+STUDIES: dict[str, dict[str, Training]] = {
+    "stages": {
+        "denoising alone": Training(1.0),
+        "alignment alone, from random weights": Training(0.0, {"diffusion_weight": 0.0, "checkpoint_share": 0.0}),
+        "alignment alone, starting from checkpoints too": Training(0.0, {"diffusion_weight": 0.0}),
+        "both": Training(),
+    },
+    "runs": {f"{num} runs": Training(max_runs=num) for num in (10, 30, 120, 1000)},
+    "weights": {f"denoising weight {w:g}": Training(0.0, {"diffusion_weight": w}) for w in (0.0, 0.1, 1.0, 10.0)},
+    "gradients": {
+        "exact": Training(0.0),
+        **{
+            f"evolution, {pairs} pairs, noise {noise:g}": Training(
+                0.0, {"gradient": "evolution", "evolution_pairs": pairs, "evolution_noise": noise}
+            )
+            for pairs, noise in ((4, 0.1), (8, 0.03), (8, 0.1), (8, 0.3), (32, 0.1))
+        },
+    },
+}
+
+
+def main() -> None:
+    """Train what is missing, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", choices=[*STUDIES, "steps", "diversity", "beyond"], required=True)
+    parser.add_argument("--task", default="digits", help="a task with a preset of its name")
+    parser.add_argument("--minutes", type=float, default=5.0, help="time of every training")
+    parser.add_argument("--base", type=Path, help="a denoised pipeline, for weights and gradients")
+    parser.add_argument("--models", nargs="*", default=[], help="pipelines, for steps, diversity and beyond")
+    parser.add_argument("--only", nargs="*", help="variants of the study; all where not given")
+    parser.add_argument("--out", type=Path, help="runs/<task>/alignment-<study> where not given")
+    args = parser.parse_args()
+    if args.study in STUDIES:
+        out = args.out or Path("runs") / args.task / f"alignment-{args.study}"
+        variants = {name: STUDIES[args.study][name] for name in args.only or STUDIES[args.study]}
+        print_table("training", {name: trained(name, v, args, out) for name, v in variants.items()})
+        return
+    measured: Callable[[ParameterUpdatePipeline], dict[str, dict[str, str]]]
+    measured = {"steps": steps_table, "diversity": diversity_table, "beyond": beyond_table}[args.study]
+    for model in args.models:
+        print_table(Path(model).name if "/" not in model else model, measured(load(model)))
+
+
+def load(model: str | Path) -> ParameterUpdatePipeline:
+    """A pipeline without its progress bar."""
+    pipeline = ParameterUpdatePipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def trained(name: str, training: Training, args: argparse.Namespace, out: Path) -> dict[str, str]:
+    """Train and measure a variant, or read what was measured before."""
+    file = out / slug(name) / "result.json"
+    if not file.exists():
+        program = merge(Preset(), read_yaml(PRESETS / f"{args.task}.yaml"), args.task)
+        store = CheckpointStore(program.dataset, verify=False)
+        variant = Variant({"pairs": {"max_runs": training.max_runs}, "alignment": training.alignment})
+        config = settings(program, variant, file.parent)
+        started = time.perf_counter()
+        pipeline = first_stage(config, variant, store, training.denoising * args.minutes, args.base)
+        steps = 0
+        if training.denoising < 1:
+            pipeline, steps = second_stage(config, pipeline, store, (1 - training.denoising) * args.minutes)
+        minutes = f"{(time.perf_counter() - started) / 60:.1f}"
+        pipeline.set_progress_bar_config(disable=True)
+        write_json(file, {"minutes": minutes, "alignment steps": str(steps), **quality(pipeline, store)})
+    found: dict[str, str] = read_json(file)
+    return found
+
+
+def first_stage(
+    config: TrainConfig, variant: Variant, store: CheckpointStore, minutes: float, base: Path | None
+) -> ParameterUpdatePipeline:
+    """Denoise for some minutes, or take the base, or random weights."""
+    if minutes:
+        steps = int(60 * minutes / seconds_per_step(config, variant, store))
+        return train(with_steps(config, steps), variant, store)
+    if base:
+        return load(base)
+    task, options = get_task(config.task), config.pairs
+    normalizer = fit_normalizer(store, options.normalization, max_runs=options.max_runs)
+    facts = training_facts(store, task, config.metric, max_runs=options.max_runs)
+    return make_pipeline(config, task, make_model(config, task), normalizer, facts)
+
+
+def second_stage(
+    config: TrainConfig, pipeline: ParameterUpdatePipeline, store: CheckpointStore, minutes: float
+) -> tuple[ParameterUpdatePipeline, int]:
+    """Align for some minutes; the number of steps follows from a trial on a copy."""
+    options = config.pairs
+    pairs = PairSampler(
+        store,
+        config.metric,
+        batch_size=options.batch_size,
+        seed=config.seed,
+        init_share=options.init_share,
+        max_runs=options.max_runs,
+    ).batch
+
+    def run(num_steps: int, model: ParameterUpdatePipeline, output: Path) -> ParameterUpdatePipeline:
+        stage = replace(config, alignment=replace(config.alignment, num_steps=num_steps), output=output)
+        return align(stage, get_task(config.task), model, pairs)
+
+    weights = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}
+    moments = []
+    for num_steps in (1, 1 + TRIAL_STEPS):
+        started = time.perf_counter()
+        run(num_steps, pipeline, config.output / f"trial-{num_steps}")
+        moments.append(time.perf_counter() - started)
+    pipeline.transformer.load_state_dict(weights)
+    steps = max(1, int(60 * minutes * TRIAL_STEPS / (moments[1] - moments[0])))
+    return run(steps, pipeline, config.output), steps
+
+
+def quality(pipeline: ParameterUpdatePipeline, store: CheckpointStore) -> dict[str, str]:
+    """Alignment, best loss and error, diversity, and the distance to the nearest training run."""
+    found = measure(pipeline)
+    cells = {name: f"{v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for name, v in found.items()}
+    return cells | diversity_cells(pipeline) | {"nearest run": f"{novelty(pipeline, store):.2f}"}
+
+
+def novelty(pipeline: ParameterUpdatePipeline, store: CheckpointStore) -> float:
+    """Distance of samples to the nearest end of a training run, over that of held-out runs: 1 is as new as those."""
+    task = pipeline.task
+    rows = store.final_rows("train")[:NOVELTY_RUNS]
+    ends, held_out = store.params(rows), store.params(store.final_rows("test")[:NOVELTY_NETWORKS])
+    starts = task.init(NOVELTY_NETWORKS, torch.Generator().manual_seed(12345))
+    samples = pipeline(starts, best_prompt(pipeline), generator=torch.Generator().manual_seed(0)).params
+    own, usual = (nearest_distance(p, ends, task.layout, task.permutations).mean() for p in (samples, held_out))
+    return (own / usual).item()
+
+
+def best_prompt(pipeline: ParameterUpdatePipeline) -> float:
+    """The mean best metric of the training runs."""
+    return float(pipeline.config.training["attainable_range"][0])
+
+
+def diversity_cells(pipeline: ParameterUpdatePipeline, num_steps: int | None = None) -> dict[str, str]:
+    """Of 10 samples of each of 64 fresh inits, for the best prompt."""
+    starts = pipeline.task.init(64, torch.Generator().manual_seed(12345))
+    found = measure_diversity(
+        pipeline,
+        starts,
+        best_prompt(pipeline),
+        num_inference_steps=num_steps,
+        generator=torch.Generator().manual_seed(0),
+    )
+    cells = {"within start": f"{found.within_start.mean:.2f}", "between starts": f"{found.between_starts.mean:.2f}"}
+    cells["moved"] = f"{found.moved.mean:.2f}"
+    if found.single_error and found.ensemble_error and found.distinct_errors:
+        cells["distinct errors %"] = f"{100 * found.distinct_errors.mean:.0f}"
+        cells["error: one, ensemble of 10"] = f"{found.single_error.mean:.2f}, {found.ensemble_error.mean:.2f}"
+    return cells
+
+
+def steps_table(pipeline: ParameterUpdatePipeline) -> dict[str, dict[str, str]]:
+    """Quality by the number of sampling steps."""
+    found = {}
+    for num_steps in NUM_STEPS:
+        cells = measure(pipeline, num_steps)
+        found[f"{num_steps} steps"] = {
+            name: f"{v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for name, v in cells.items()
+        }
+    return found
+
+
+def diversity_table(pipeline: ParameterUpdatePipeline) -> dict[str, dict[str, str]]:
+    """Diversity with the default number of steps and with 20."""
+    return {"default steps": diversity_cells(pipeline), "20 steps": diversity_cells(pipeline, 20)}
+
+
+def beyond_table(pipeline: ParameterUpdatePipeline) -> dict[str, dict[str, str]]:
+    """Prompts below the mean best loss of the runs: what 256 fresh inits achieve."""
+    best = best_prompt(pipeline)
+    starts = pipeline.task.init(256, torch.Generator().manual_seed(12345))
+    prompts = best * torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.1])
+    updated = update_networks(pipeline, starts, prompts, generator=torch.Generator().manual_seed(0))
+    cells: dict[str, dict[str, str]] = {f"prompt {p:.3f}": {} for p in prompts.tolist()}
+    for split in ("validation", "test"):
+        for name, values in measure_updates(pipeline.task, updated, split).items():
+            for row, column in zip(cells.values(), values.T, strict=True):
+                row[f"{split} {name}"] = str(bootstrap_mean(column))
+    return cells
+
+
+def print_table(title: str, rows: dict[str, dict[str, str]]) -> None:
+    """Markdown."""
+    columns = list(dict.fromkeys(name for cells in rows.values() for name in cells))
+    print(f"\n| {title} | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+    for name, cells in rows.items():
+        print(f"| {name} | {' | '.join(cells.get(column, '') for column in columns)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
