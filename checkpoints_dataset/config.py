@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from g_pt.tasks.ppo_config import PPOConfig
+
 Spacing = Literal["mixed", "log", "linear"]
+
+
+# settings of training by a loss, which tasks that train their own networks do not read
+NOT_OF_POLICIES = (
+    "optimizer", "learning_rate", "learning_rate_range", "momentum", "weight_decay", "batch_size", "mixed_precision",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,7 @@ class HarvestConfig:
     num_runs: int = 4000
     """Number of networks."""
     num_steps: int = 400
-    """Optimizer steps of each run."""
+    """Optimizer steps of each run; of policies, iterations of PPO."""
     num_checkpoints: int = 60
     """Checkpoints kept of each run, the first (before training) and the last included."""
     spacing: Spacing = "mixed"
@@ -45,6 +53,9 @@ class HarvestConfig:
     """Precision of products in training and in the metrics of checkpoints; parameters are always float32."""
     max_abs_param: float = 10.0
     """A run with a larger or non-finite parameter at any checkpoint is left out."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """Of policies, for which num_steps are iterations of PPO; optimizer, learning_rate, learning_rate_range, momentum,
+    weight_decay, batch_size and mixed_precision are those of other tasks."""
 
     def __post_init__(self) -> None:
         for name in ("num_runs", "num_steps", "batch_size", "runs_per_shard"):
@@ -66,15 +77,34 @@ class HarvestConfig:
                 f"got {self.num_checkpoints}"
             )
 
-    def to_json(self) -> dict[str, Any]:
-        """The settings as a dataset records them: lists for pairs, and nothing for what is not set."""
-        settings = {name: value for name, value in asdict(self).items() if value is not None}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    def to_json(self, *, policies: bool = False) -> dict[str, Any]:
+        """The settings as a dataset records them: lists for pairs, and nothing for what is not set or not used."""
+        unused = NOT_OF_POLICIES if policies else ("ppo",)
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unused}
+        if policies:
+            settings["ppo"] = listed(asdict(self.ppo))
+        return listed({name: value for name, value in settings.items() if value is not None})
+
+    def check_policies(self) -> None:
+        """Refuse settings that do nothing for policies, so that nobody waits for them.
+
+        Raises:
+            ValueError: one of them is not at its default.
+        """
+        for name in NOT_OF_POLICIES:
+            default = type(self).__dataclass_fields__[name].default
+            if getattr(self, name) != default:
+                raise ValueError(f"{name} is no setting of policies, got {getattr(self, name)}; theirs are in ppo")
 
     @property
     def num_shards(self) -> int:
         """Shards of the finished dataset; the last may hold fewer runs."""
         return -(-self.num_runs // self.runs_per_shard)
+
+
+def listed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Lists for pairs, as JSON gives them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
 def checkpoint_steps(num_steps: int, num_checkpoints: int, spacing: Spacing) -> list[int]:

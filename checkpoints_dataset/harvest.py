@@ -20,7 +20,7 @@ from checkpoints_dataset.optimizers import make_optimizer
 from checkpoints_dataset.writer import DatasetWriter
 from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks import get_task
-from g_pt.tasks.base import TrainableTask
+from g_pt.tasks.base import PopulationTask, Task, TrainableTask, TrainedPopulation
 
 Progress = Callable[[int], object]  # called with the number of network-steps just taken
 
@@ -39,13 +39,7 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
         StoreError: the folder holds something else, or another harvest is writing there.
     """
     task = get_task(config.task)
-    if not isinstance(task, TrainableTask):
-        raise ValueError(f"task {config.task!r} cannot be harvested: it is not a TrainableTask")
-    if config.batch_size > task.num_examples:
-        raise ValueError(
-            f"batch_size must be at most {task.num_examples}, the number of examples, got {config.batch_size}"
-        )
-    make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)  # is there one?
+    check_harvestable(task, config)
     header = DatasetHeader(
         task=task.name,
         layout=task.layout,
@@ -58,8 +52,22 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
         return write_missing_shards(DatasetWriter(folder, header), task, config, progress)
 
 
+def check_harvestable(task: Task, config: HarvestConfig) -> None:
+    """Refuse, before anything is written, what `harvest` refuses."""
+    if isinstance(task, PopulationTask):
+        config.check_policies()
+        return
+    if not isinstance(task, TrainableTask):
+        raise ValueError(f"task {config.task!r} cannot be harvested: it is no TrainableTask and no PopulationTask")
+    if config.batch_size > task.num_examples:
+        raise ValueError(
+            f"batch_size must be at most {task.num_examples}, the number of examples, got {config.batch_size}"
+        )
+    make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)  # is there one?
+
+
 def write_missing_shards(
-    writer: DatasetWriter, task: TrainableTask, config: HarvestConfig, progress: Progress | None
+    writer: DatasetWriter, task: Task, config: HarvestConfig, progress: Progress | None
 ) -> dict[int, str]:
     """Train and write the shards that are not there yet; returns what `harvest` returns."""
     steps = checkpoint_steps(config.num_steps, config.num_checkpoints, config.spacing)
@@ -72,17 +80,34 @@ def write_missing_shards(
                 progress(len(runs) * config.num_steps)
             continue
         generator = keyed_generator(config.seed, shard)
-        rates = learning_rates(config, len(runs), generator)
         with seeded_global_generator(keyed_generator(config.seed, shard, 1).initial_seed()):  # dropout draws from it
-            params, metrics = train_networks(task, config, steps, rates, generator, progress)
-        reasons = [rejection(checkpoints, config.max_abs_param) for checkpoints in params]
+            trained = train_population(task, config, steps, len(runs), generator, progress)
+        reasons = [rejection(checkpoints, config.max_abs_param) for checkpoints in trained.params]
         kept = [i for i, reason in enumerate(reasons) if reason is None]
         rejected = {runs[i]: reason for i, reason in enumerate(reasons) if reason is not None}
-        kept_metrics = {name: values[kept] for name, values in metrics.items()}
-        records = {runs[i]: {"optimizer": config.optimizer, "learning_rate": rates[i]} for i in kept}
-        writer.write_shard(shard, params[kept], steps, kept_metrics, records, left_out=rejected)
+        kept_metrics = {name: values[kept] for name, values in trained.metrics.items()}
+        records = {runs[i]: trained.records[i] for i in kept}
+        writer.write_shard(shard, trained.params[kept], steps, kept_metrics, records, left_out=rejected)
         left_out |= rejected
     return left_out
+
+
+def train_population(
+    task: Task,
+    config: HarvestConfig,
+    steps: list[int],
+    num_runs: int,
+    generator: torch.Generator,
+    progress: Progress | None,
+) -> TrainedPopulation:
+    """Train the networks of a shard: those of a TrainableTask here, others as their task does it."""
+    if isinstance(task, PopulationTask):
+        dtype = getattr(torch, config.dtype)
+        return task.train_population(num_runs, steps, config.ppo, generator, dtype=dtype, progress=progress)
+    assert isinstance(task, TrainableTask)
+    rates = learning_rates(config, num_runs, generator)
+    params, metrics = train_networks(task, config, steps, rates, generator, progress)
+    return TrainedPopulation(params, metrics, [{"optimizer": config.optimizer, "learning_rate": r} for r in rates])
 
 
 def train_networks(
@@ -161,10 +186,11 @@ def writable(grads: Sequence[Tensor | None], task: TrainableTask) -> list[Tensor
     return own
 
 
-def source_of(config: HarvestConfig, task: TrainableTask) -> dict[str, Any]:
+def source_of(config: HarvestConfig, task: Task) -> dict[str, Any]:
     """How a dataset says it was made: settings, the task's name in place of its file, and which part of the data."""
-    source = {"kind": "harvest", **config.to_json(), "task": task.name}
-    return source | ({"data": task.data_subset} if task.data_subset else {})
+    settings = config.to_json(policies=isinstance(task, PopulationTask))
+    subset = task.data_subset if isinstance(task, TrainableTask) else None
+    return {"kind": "harvest", **settings, "task": task.name} | ({"data": subset} if subset else {})
 
 
 def learning_rates(config: HarvestConfig, num_networks: int, generator: torch.Generator) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -35,29 +36,45 @@ class Metric:
         minimize: whether smaller is better.
         transform: applied before the value is embedded; "log" for positive values over several orders of
             magnitude, "log1p" for such values that can be 0, "identity" otherwise.
+        scale: the value is divided by it before the transform; with "identity" the model's embedding wants a range of
+            a few units, since its frequencies begin at 1.
     """
 
     name: str
     unit: str
     minimize: bool = True
     transform: Transform = "identity"
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"metric scale must be a positive number, got {self.scale}")
         if self.transform not in TRANSFORMS:
             raise ValueError(f"metric transform must be one of {sorted(TRANSFORMS)}, got {self.transform!r}")
 
     def embedded(self, value: Tensor) -> Tensor:
         """The transformed value, in which equal distances are about equally hard."""
-        return TRANSFORMS[self.transform](value.to(torch.float32))
+        return TRANSFORMS[self.transform](value.to(torch.float32) / self.scale)
 
     def unembedded(self, value: Tensor) -> Tensor:
         """The metric whose transformed value this is."""
-        return INVERSES[self.transform](value)
+        return INVERSES[self.transform](value) * self.scale
 
     def best(self, values: Tensor) -> Tensor:
         """The best of the values over the last axis."""
         return values.amin(-1) if self.minimize else values.amax(-1)
 
+    def argbest(self, values: Tensor) -> Tensor:
+        """Where the best of the values is, over the last axis."""
+        return values.argmin(-1) if self.minimize else values.argmax(-1)
+
+    def best_first(self, low: float, high: float) -> tuple[float, float]:
+        """A range of the metric, from its better end to its worse."""
+        return (low, high) if self.minimize else (high, low)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain dict, as kept beside data and models."""
-        return asdict(self)
+        """Plain dict, as kept beside data and models; a scale of 1 is not written, as files older than it have none."""
+        entries = asdict(self)
+        if self.scale == 1:
+            del entries["scale"]
+        return entries

@@ -103,7 +103,7 @@ def evaluate_prompting(
     generator = torch.Generator().manual_seed(seed)
     starts = task.init(num_networks, generator)  # (B, P)
     low, high = training["prompt_range"]
-    ranges = {"attainable": training["attainable_range"], "full": (low, high) if metric.minimize else (high, low)}
+    ranges = {"attainable": training["attainable_range"], "full": metric.best_first(low, high)}
 
     curves: dict[str, PromptCurve] = {}
     for name, (first, last) in ranges.items():
@@ -116,7 +116,8 @@ def evaluate_prompting(
         curves[name] = PromptCurve(prompts, achieved[metric.name], alignment)
         if name == "attainable":
             validation = measure_updates(task, updated, "validation")[metric.name].mean(dim=0)  # (K,)
-            best = int(validation.argmin() if metric.minimize else validation.argmax())
+            best = int(metric.argbest(validation))
+            measurement = task.measurement(updated[:, best], "test")
             one_update = {f"test_{m}": bootstrap_mean(values[:, best]) for m, values in achieved.items()}
             best_prompt = prompts[best].item()
 
@@ -130,6 +131,7 @@ def evaluate_prompting(
         "num_inference_steps": num_inference_steps or pipeline.config.num_inference_steps,
         "seed": seed,
         "trained_runs": training["trained_runs"],
+        **({"measurement": measurement} if measurement else {}),
         "seconds": round(time.perf_counter() - started, 1),
     }
     return Report(curves, best_prompt, one_update, starting, facts)

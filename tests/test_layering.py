@@ -11,9 +11,10 @@ ROOT = Path(__file__).parent.parent
 ARROWS = {
     "g_pt": {"g_pt"},
     "checkpoints_dataset": {"checkpoints_dataset", "g_pt"},
-    "g_pt/commands": {"checkpoints_dataset", "g_pt"},
+    "rl_tasks": {"rl_tasks", "g_pt"},
+    "g_pt/commands": {"checkpoints_dataset", "g_pt", "rl_tasks"},
     "train": {"checkpoints_dataset", "g_pt"},
-    "benchmarks": {"benchmarks", "checkpoints_dataset", "g_pt"},
+    "benchmarks": {"benchmarks", "checkpoints_dataset", "g_pt", "rl_tasks"},
 }
 OURS = {"g_pt", "checkpoints_dataset", "rl_tasks", "train", "sample", "benchmarks", "tests"}
 FILES = [path for folder in OURS for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -22,7 +22,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_packages_and_the_bundled_models(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"g_pt", "checkpoints_dataset"}
+    assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {
+        "g_pt",
+        "checkpoints_dataset",
+        "rl_tasks",
+    }
     for expected in ("g_pt/py.typed", "checkpoints_dataset/py.typed", "g_pt/bundled/digits-loss/model_index.json"):
         assert expected in names
 

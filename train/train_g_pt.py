@@ -69,7 +69,7 @@ def run(program: Program) -> None:
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.commands.harvest import harvest_with_progress
     from g_pt.tasks import get_task
-    from g_pt.tasks.base import TrainableTask
+    from g_pt.tasks.base import PopulationTask, TrainableTask
     from g_pt.training.alignment import align, check_alignment
     from g_pt.training.checkpoints import check_output, check_replaceable
     from g_pt.training.loop import fit
@@ -90,7 +90,7 @@ def run(program: Program) -> None:
     accelerator.wait_for_everyone()
     store = CheckpointStore(program.dataset)
     store.check_task(task)
-    if accelerator.is_main_process and isinstance(task, TrainableTask):
+    if accelerator.is_main_process and isinstance(task, TrainableTask | PopulationTask):
         warn_of_other_data(store.header.source, source_of(harvest, task), program.dataset)
     pairs, held_out = (make_pairs(program, store, metric, split) for split in PAIR_SPLITS)
     accelerator.print(
@@ -132,7 +132,8 @@ def make_pairs(program: Program, store: CheckpointStore, metric: str, split: Spl
 def warn_of_other_data(source: dict[str, Any], harvest: dict[str, Any], dataset: Path) -> None:
     """Say so where a finished dataset was not made by the settings of this run: it is used as it is."""
     ours = source.get("kind") == "harvest"  # then a setting that is not recorded was not set, or not there yet
-    source = HarvestConfig().to_json() | source if ours else source
+    defaults = HarvestConfig().to_json(policies="ppo" in harvest)
+    source = defaults | source if ours else source
     settings = [key for key in {**harvest, **source} if key != "kind" and (ours or (key in harvest and key in source))]
     others = {key: (source.get(key), harvest.get(key)) for key in settings if source.get(key) != harvest.get(key)}
     for key, (made, asked) in others.items():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -115,6 +115,17 @@ def print_report(report: Report) -> None:
     console.print(f"{facts['model']}: {facts['networks']} unseen inits, {facts['num_inference_steps']} sampling steps")
     console.print(table)
     console.print(quality)
+    if "measurement" in facts:
+        console.print(measurement_line(facts["measurement"]))
+
+
+def measurement_line(measurement: dict[str, Any]) -> str:
+    """How policies were measured, and how exactly."""
+    errors = ", ".join(f"{value:.3g} of {name}" for name, value in measurement["standard_error"].items())
+    return (
+        f"{measurement['episodes']} episodes per policy and prompt in {measurement['environment']} "
+        f"({measurement['simulator']}), actions: {measurement['actions']}; mean standard error {errors}"
+    )
 
 
 def draw(report: Report, pipeline: ParameterUpdatePipeline, path: Path) -> None:

@@ -68,3 +68,7 @@ def harvest_with_progress(config: HarvestConfig, folder: Path) -> None:
         print(f"  left out: run {run}, {reason}", file=sys.stderr)
     if not store.runs:
         raise ValueError(f"all {len(store.left_out)} runs were left out; lower the learning rate, or see above")
+
+
+if __name__ == "__main__":
+    main()

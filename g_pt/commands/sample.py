@@ -3,10 +3,12 @@
 Examples:
     gpt-sample --prompt-loss 0.1
     gpt-sample --prompt-error 4 --seed 7 --num-samples 5 --json
+    gpt-sample --task cartpole --prompt-return 500 --video out.gif
     gpt-sample --prompt-loss 0.3 --start my_network.safetensors --out updated.safetensors
     gpt-sample --prompt-loss 0.1 --model org/name --scheduler dpmsolver++ --num-inference-steps 10
 
-Metrics shown are those of the test split; prompts mean the validation split.
+Every metric of the task can be prompted: --prompt-<metric>. Metrics shown are those of the test split; prompts mean the
+validation split.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from g_pt.pipeline import ParameterUpdatePipeline
+    from g_pt.tasks.base import Task
 
-PROMPTS = ("loss", "error")
+PROMPTS = ("loss", "error", "return")  # those that --help lists
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Arguments:
     """Wanted loss, in the task's unit: nats for classifiers."""
     prompt_error: float | None = None
     """Wanted error, in the task's unit: percent for classifiers."""
+    prompt_return: float | None = None
+    """Wanted return of a policy: the mean sum of rewards of an episode."""
     task: str = "digits"
     """Task whose bundled model is used where --model is not given; where the task of --model is your own,
     path/to/file.py:Class or package.module:Class."""
@@ -59,17 +64,19 @@ class Arguments:
     """Feed the result back as the next start this many times in all, with the same prompt."""
     out: Path = Path("updated.safetensors")
     """State dict of the updated network; several samples get -0, -1, ... before the suffix."""
+    video: Path | None = None
+    """Show one episode of the policy before and after the update, side by side from the same start (.gif)."""
     json: bool = False
     """Print one JSON object instead of a table."""
     data_dir: Path | None = None
     """Folder in which image sets are looked for first."""
 
-    def prompt(self) -> tuple[str, float]:
-        """Name and wanted value of the one metric that is prompted."""
+    def prompt(self, others: dict[str, float]) -> tuple[str, float]:
+        """Name and wanted value of the one metric that is prompted, by a flag of this class or one of the others."""
         given = {name: getattr(self, f"prompt_{name}") for name in PROMPTS}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in given.items() if value is not None} | others
         if len(given) != 1:
-            flags = " or ".join(f"--prompt-{name}" for name in PROMPTS)
+            flags = " or ".join(f"--prompt-{name}" for name in (*PROMPTS, "<metric>"))
             raise ValueError(
                 f"give exactly one prompt, {flags}; got {len(given)}. Example: gpt-sample --prompt-loss 0.1"
             )
@@ -87,13 +94,16 @@ class Arguments:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if self.out.suffix != ".safetensors":
             raise ValueError(f"--out must end in .safetensors, got {self.out}")
+        if self.video is not None and self.video.suffix != ".gif":
+            raise ValueError(f"--video must end in .gif, got {self.video}")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-sample"):
-        parsed = tyro.cli(Arguments, args=arguments, prog="gpt-sample", description=(__doc__ or "").strip())
-        metric, prompt = parsed.prompt()
+        others, rest = other_prompts(sys.argv[1:] if arguments is None else arguments)
+        parsed = tyro.cli(Arguments, args=rest, prog="gpt-sample", description=(__doc__ or "").strip())
+        metric, prompt = parsed.prompt(others)
         parsed.check()
         use_data_dir(parsed.data_dir)
         show_warnings("gpt-sample")
@@ -103,6 +113,29 @@ def main(arguments: list[str] | None = None) -> None:
             print(json.dumps(result))
         else:
             print_table(result)
+
+
+def other_prompts(arguments: list[str]) -> tuple[dict[str, float], list[str]]:
+    """Take `--prompt-<metric> VALUE` out of the flags where the metric is not one that `Arguments` lists.
+
+    Raises:
+        ValueError: the value is missing or no number.
+    """
+    prompts: dict[str, float] = {}
+    rest: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        flag, equals, value = argument.partition("=")
+        name = flag.removeprefix("--prompt-")
+        if name == flag or name in PROMPTS:
+            rest.append(argument)
+            continue
+        text = value if equals else next(remaining, "")
+        try:
+            prompts[name] = float(text)
+        except ValueError as error:
+            raise ValueError(f"{flag} must be followed by a number, got {text!r}") from error
+    return prompts, rest
 
 
 def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
@@ -115,6 +148,8 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
     started = time.perf_counter()
     pipeline = load_pipeline(arguments, metric)
     task = pipeline.task
+    if arguments.video is not None:
+        check_video(task)
     generator = torch.Generator().manual_seed(arguments.seed)
     given = arguments.start
     start = task.init(1, generator)[0] if given is None else read_network(given, task.layout)  # (P,)
@@ -127,6 +162,11 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
     files = output_files(arguments.out, arguments.num_samples)
     for file, params in zip(files, updated, strict=True):
         write_network(file, params, task.layout, {f"prompted_{metric}": str(prompt), "task": task.name})
+    if arguments.video is not None:
+        from rl_tasks.video import write_comparison
+
+        for video, params in zip(output_files(arguments.video, arguments.num_samples), updated, strict=True):
+            write_comparison(task, start, params, video)
     samples = [
         {"starting": a, "achieved": b, "file": str(file)} for a, b, file in zip(before, after, files, strict=True)
     ]
@@ -142,6 +182,16 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
     }
 
 
+def check_video(task: Task) -> None:
+    """Refuse a video of what is no policy, or without the packages that draw it, before anything is sampled."""
+    from rl_tasks.task import GymnasiumTask
+    from rl_tasks.video import check_packages
+
+    if not isinstance(task, GymnasiumTask):
+        raise ValueError(f"--video shows episodes of policies, but task {task.name!r} has none")
+    check_packages()
+
+
 def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     """The model asked for, or the bundled one of the task and metric."""
     from g_pt.commands.own_task import check_task_of
@@ -152,7 +202,7 @@ def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     name = arguments.model_name(metric)
     own = get_task(arguments.task) if ":" in arguments.task else None
     if arguments.model is None:  # refuse what does not exist before anything is loaded
-        (own or get_task(arguments.task)).metric(metric)
+        check_prompt(own or get_task(arguments.task), metric)
         if name not in bundled_models():
             raise ValueError(
                 f"no model is bundled for task {arguments.task!r} and {metric}; bundled are {bundled_models()}, "
@@ -169,6 +219,13 @@ def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     if arguments.scheduler is not None:
         pipeline.set_scheduler(arguments.scheduler)
     return pipeline
+
+
+def check_prompt(task: Task, metric: str) -> None:
+    """Refuse a prompt for what the task does not measure."""
+    if metric not in task.metrics:
+        flags = " or ".join(f"--prompt-{name}" for name in task.metrics)
+        raise ValueError(f"task {task.name!r} is prompted by {flags}, not --prompt-{metric}")
 
 
 def measured(pipeline: ParameterUpdatePipeline, params: Tensor) -> list[dict[str, float]]:

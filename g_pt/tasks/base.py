@@ -6,9 +6,10 @@ B = networks in a batch, P = parameters per network.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from g_pt.metrics import Metric
 from g_pt.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.seeds import seeded_global_generator
+from g_pt.tasks.ppo_config import PPOConfig
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -74,6 +76,13 @@ class Task(ABC):
         """
         return params
 
+    def measurement(self, params: Tensor, split: Split = "test") -> dict[str, Any]:
+        """How the metrics of a split are measured, as JSON for a report; nothing where it goes without saying.
+
+        Tasks whose metrics are means over episodes tell their number and the standard error for networks (B, P).
+        """
+        return {}
+
     @cached_property
     def layout(self) -> ParameterLayout:
         """The order of `network()`'s tensors in the flat vector."""
@@ -120,6 +129,51 @@ class TrainableTask(Task):
     def data_subset(self) -> str | None:
         """Name of the part of the data where it is not all of it; every harvest records it."""
         return None
+
+
+@dataclass(frozen=True)
+class TrainedPopulation:
+    """Checkpoints of R runs that were trained at once.
+
+    Attributes:
+        params: (R, C, P) in the dtype of the dataset.
+        metrics: `{metric: (R, C)}` on the validation split, measured on the parameters as they are stored.
+        records: what is known about each of the R runs, such as its learning rate; JSON.
+    """
+
+    params: Tensor
+    metrics: dict[str, Tensor]
+    records: list[dict[str, Any]]
+
+
+class PopulationTask(Task):
+    """A task that trains its own networks, many at once, where no loss on examples says how: policies, so far."""
+
+    @abstractmethod
+    def train_population(
+        self,
+        num_runs: int,
+        steps: Sequence[int],
+        settings: PPOConfig,
+        generator: torch.Generator,
+        *,
+        dtype: torch.dtype = torch.float16,
+        progress: Callable[[int], object] | None = None,
+    ) -> TrainedPopulation:
+        """Train networks at once and keep checkpoints of each.
+
+        Args:
+            num_runs: R.
+            steps: after which iterations a checkpoint is kept, rising from 0 (before training); the last one is the
+                length of the runs.
+            settings: of the training.
+            generator: of everything random: the same state gives the same bytes.
+            dtype: of the checkpoints.
+            progress: called after every iteration with the number of networks.
+
+        Raises:
+            ValueError: the settings do not fit the task.
+        """
 
 
 def check_split(split: str) -> None:

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 # name -> "module:class", so that a task is imported only when it is asked for, and so that packages that
 # import g_pt can be listed here without being imported by it.
 _TASKS: dict[str, str] = {
+    "acrobot": "rl_tasks.acrobot:Acrobot",
+    "cartpole": "rl_tasks.cartpole:CartPole",
     "cifar10": "g_pt.tasks.images:CIFAR10",
     "digits": "g_pt.tasks.digits:Digits",
     "digits-deep": "g_pt.tasks.digits:DigitsDeep",
     "fashion-cnn": "g_pt.tasks.images:FashionCNN",
     "fashion-mnist": "g_pt.tasks.images:FashionMNIST",
+    "inverted-pendulum": "rl_tasks.inverted_pendulum:InvertedPendulum",
     "mnist": "g_pt.tasks.images:MNIST",
     "moons": "g_pt.tasks.toys:Moons",
+    "pendulum": "rl_tasks.pendulum:Pendulum",
     "regression": "g_pt.tasks.toys:Wave",
     "spirals": "g_pt.tasks.toys:Spirals",
 }

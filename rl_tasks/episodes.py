@@ -1,0 +1,93 @@
+"""Whole episodes of many policies: every episode counts to its end, whenever that is.
+
+B = policies, E = episodes of each, O = size of an observation, S = of a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_tasks.gymnasium_environments import Environment, EnvironmentFacts, observe
+from rl_tasks.simulators import Simulator
+
+# tensors of B policies and their observations (B, E, O) to actions (B, E) or (B, E, A)
+Act = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+SHRINK_EVERY = 16  # steps after which policies without a living episode are dropped from the program
+
+
+@torch.no_grad()
+def simulated_returns(
+    simulator: Simulator, act: Act, tensors: Mapping[str, Tensor], starts: Tensor, max_episode_steps: int
+) -> Tensor:
+    """Undiscounted returns of B policies on the same E episodes, as one tensor program: (B, E) float64.
+
+    Args:
+        simulator: of the environment.
+        act: the policies.
+        tensors: `{name: (B, *shape)}`, raw.
+        starts: (E, S).
+        max_episode_steps: the time limit.
+    """
+    num_policies = len(next(iter(tensors.values())))
+    returns = torch.zeros(num_policies, len(starts), dtype=torch.float64)
+    rows = torch.arange(num_policies)  # policies still in the program
+    states = starts.expand(num_policies, -1, -1)
+    alive = torch.ones(num_policies, len(starts), dtype=torch.bool)
+    gained = torch.zeros_like(returns)
+    for step in range(max_episode_steps):
+        states, rewards, terminated = simulator.step(states, act(tensors, simulator.observe(states)))
+        gained += rewards * alive
+        alive &= ~terminated
+        # what has ended moves on in name only; fallen poles would spin ever faster, and sines of such angles are slow
+        states = states.masked_fill(~alive[..., None], 0.0)
+        if (step + 1) % SHRINK_EVERY:
+            continue
+        living = alive.any(dim=1)
+        if living.sum() < 0.8 * len(rows):
+            returns[rows] = gained
+            rows, states, alive, gained = rows[living], states[living], alive[living], gained[living]
+            tensors = {name: tensor[living] for name, tensor in tensors.items()}
+            if not len(rows):
+                return returns
+    returns[rows] = gained
+    return returns
+
+
+@torch.no_grad()
+def gymnasium_returns(
+    environments: Sequence[Environment],
+    facts: EnvironmentFacts,
+    act: Act,
+    tensors: Mapping[str, Tensor],
+    seeds: Sequence[int],
+) -> Tensor:
+    """Undiscounted returns of B policies on the E episodes of these seeds, in Gymnasium itself: (B, E) float64.
+
+    Args:
+        environments: B x E of them.
+        facts: of the environment.
+        act: the policies.
+        tensors: `{name: (B, *shape)}`, raw.
+        seeds: of the E episodes, the same for every policy.
+    """
+    num_episodes = len(seeds)
+    num_policies = len(environments) // num_episodes
+    seen = np.stack([observe(env.reset(seed=seeds[i % num_episodes])[0]) for i, env in enumerate(environments)])
+    returns, alive = np.zeros(len(environments)), np.ones(len(environments), dtype=bool)
+    while alive.any():
+        policies = np.flatnonzero(alive.reshape(num_policies, num_episodes).any(axis=1))
+        wanted = {name: tensor[policies] for name, tensor in tensors.items()}
+        observations = torch.from_numpy(seen.reshape(num_policies, num_episodes, -1)[policies])
+        actions = facts.act(act(wanted, observations).flatten(0, 1))
+        places = (policies[:, None] * num_episodes + np.arange(num_episodes)).ravel()
+        for place, action in zip(places, actions, strict=True):
+            if alive[place]:
+                observation, reward, terminated, truncated, _ = environments[int(place)].step(action)
+                seen[place] = observe(observation)
+                returns[place] += float(reward)
+                alive[place] = not (terminated or truncated)
+    return torch.from_numpy(returns).view(num_policies, num_episodes)

@@ -1,0 +1,175 @@
+"""Proximal policy optimisation (Schulman et al. 2017) of many policies as one tensor program.
+
+Policies never meet: what is random (starts, actions, mini-batches) is drawn once and used by all, as the mini-batches
+of a supervised harvest are, so that a policy ends the same whichever others are trained beside it.
+
+B = policies, T = steps of an iteration, E = environments of each policy, N = T * E, O = size of an observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from g_pt.tasks.ppo_config import PPOConfig
+from rl_tasks.distributions import ActionDistribution
+from rl_tasks.environments import Environments
+
+Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # tensors of B networks, (B, N, O) to (B, N, outputs)
+Tensors = dict[str, Tensor]
+ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-5  # as Stable-Baselines3 has them
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The experience of one iteration; `reached` and the flags are those of `Transition`."""
+
+    observations: Tensor  # (B, T, E, O)
+    outputs: Tensor  # (B, T, E, K) of the policies that acted
+    actions: Tensor  # (B, T, E) or (B, T, E, A)
+    reached: Tensor  # (B, T, E, O)
+    rewards: Tensor  # (B, T, E)
+    terminated: Tensor  # (B, T, E)
+    truncated: Tensor  # (B, T, E)
+
+
+def advantages_of(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> Tensor:
+    """Generalised advantage estimates, eq. 11 and 16 of Schulman et al. 2016: all (B, T, E).
+
+    `next_values` are those of the states reached. A state that ends its episode is worth nothing; one at which the
+    time limit cuts the episode off keeps its value, but what is gained in the next episode does not flow back.
+    """
+    deltas = rewards + gamma * next_values * ~terminated - values
+    decay = gamma * gae_lambda * ~(terminated | truncated)
+    advantages = torch.empty_like(deltas)
+    running = torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        running = deltas[:, t] + decay[:, t] * running
+        advantages[:, t] = running
+    return advantages
+
+
+@dataclass
+class PopulationPPO:
+    """PPO of B policies with a critic each.
+
+    Attributes:
+        policy: outputs of the policies.
+        critic: values of observations, (B, N, 1).
+        distribution: of the actions.
+        environments: B x E of them.
+        policy_tensors: `{name: (B, *shape)}`, changed in place.
+        critic_tensors: the same of the critics.
+        settings: everything else.
+        generator: of actions and mini-batches.
+    """
+
+    policy: Forward
+    critic: Forward
+    distribution: ActionDistribution
+    environments: Environments
+    policy_tensors: Tensors
+    critic_tensors: Tensors
+    settings: PPOConfig
+    generator: torch.Generator
+    num_updates: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.trained = [*self.policy_tensors.values(), *self.critic_tensors.values()]
+        for tensor in self.trained:
+            tensor.requires_grad_()
+        self.means = [torch.zeros_like(t) for t in self.trained]
+        self.squares = [torch.zeros_like(t) for t in self.trained]
+        self.observations = self.environments.reset()
+
+    def iterate(self, rates: Tensor) -> None:
+        """Gather experience and learn from it, at one learning rate per policy: (B,)."""
+        rollout = self.gather()
+        with torch.no_grad():
+            values, next_values = (
+                self.critic(self.critic_tensors, seen.flatten(1, 2)).view(rollout.rewards.shape)
+                for seen in (rollout.observations, rollout.reached)
+            )
+            options = self.settings
+            advantages = advantages_of(
+                rollout.rewards, values, next_values, rollout.terminated, rollout.truncated,
+                options.gamma, options.gae_lambda,
+            )  # fmt: skip
+            log_probs = self.distribution.log_prob(rollout.outputs, rollout.actions)
+            batch = [
+                t.flatten(1, 2)
+                for t in (rollout.observations, rollout.actions, log_probs, advantages, advantages + values)
+            ]
+        for _ in range(options.n_epochs):
+            order = torch.randperm(options.num_envs * options.n_steps, generator=self.generator)
+            for rows in order.chunk(options.num_minibatches):
+                self.update(*(t[:, rows] for t in batch), rates=rates)
+
+    @torch.no_grad()
+    def gather(self) -> Rollout:
+        """Act for T steps in every environment."""
+        steps: list[tuple[Tensor, ...]] = []
+        noise = self.distribution.noise((self.settings.n_steps, self.settings.num_envs), self.generator)  # (T, E, ...)
+        for t in range(self.settings.n_steps):
+            outputs = self.policy(self.policy_tensors, self.observations)  # (B, E, K)
+            actions = self.distribution.sample(outputs, noise[t])
+            step = self.environments.step(actions)
+            steps.append(
+                (self.observations, outputs, actions, step.reached, step.rewards, step.terminated, step.truncated)
+            )
+            self.observations = step.observations
+        return Rollout(*(torch.stack(column, dim=1) for column in zip(*steps, strict=True)))
+
+    def update(
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        log_probs: Tensor,
+        advantages: Tensor,
+        returns: Tensor,
+        *,
+        rates: Tensor,
+    ) -> None:
+        """One optimizer step on a mini-batch (B, n, ...)."""
+        options = self.settings
+        outputs = self.policy(self.policy_tensors, observations)  # (B, n, K)
+        values = self.critic(self.critic_tensors, observations)[..., 0]  # (B, n)
+        if options.normalize_advantage:
+            mean, std = advantages.mean(dim=1, keepdim=True), advantages.std(dim=1, keepdim=True)
+            advantages = (advantages - mean) / (std + 1e-8)
+        ratio = (self.distribution.log_prob(outputs, actions) - log_probs).exp()
+        clipped = ratio.clamp(1 - options.clip_range, 1 + options.clip_range)
+        policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean(dim=1)  # (B,), eq. 7
+        value_loss = (values - returns).square().mean(dim=1)
+        entropy = self.distribution.entropy(outputs).mean(dim=1)
+        losses = policy_loss + options.vf_coef * value_loss - options.ent_coef * entropy  # (B,)
+        # no tensor is shared: one backward for all
+        grads = torch.autograd.grad(losses.sum(), self.trained, allow_unused=True)
+        self.descend([torch.zeros_like(t) if g is None else g for g, t in zip(grads, self.trained, strict=True)], rates)
+
+    @torch.no_grad()
+    def descend(self, grads: list[Tensor], rates: Tensor) -> None:
+        """Clip the gradient of each policy with its critic, and take a step of Adam."""
+        norms = torch.stack([g.flatten(1).square().sum(dim=1) for g in grads]).sum(dim=0).sqrt()  # (B,)
+        scale = (self.settings.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+        self.num_updates += 1
+        b1, b2 = ADAM_BETAS
+        for tensor, grad, mean, square in zip(self.trained, grads, self.means, self.squares, strict=True):
+            per_policy = (-1, *(1,) * (grad.dim() - 1))
+            grad = grad * scale.view(per_policy)
+            mean.lerp_(grad, 1 - b1)
+            square.mul_(b2).addcmul_(grad, grad, value=1 - b2)
+            denominator = (square / (1 - b2**self.num_updates)).sqrt_().add_(ADAM_EPS)
+            step = (rates / (1 - b1**self.num_updates)).view(per_policy)
+            tensor.sub_(step * mean / denominator)
