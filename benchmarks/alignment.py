@@ -48,6 +48,7 @@ class Training:
 
     denoising: float = 0.6
     alignment: dict[str, Any] = field(default_factory=dict)
+    diffusion: dict[str, Any] = field(default_factory=dict)
     max_runs: int | None = None
 
 
@@ -57,6 +58,7 @@ STUDIES: dict[str, dict[str, Training]] = {
         "alignment alone, from random weights": Training(0.0, {"diffusion_weight": 0.0, "checkpoint_share": 0.0}),
         "alignment alone, starting from checkpoints too": Training(0.0, {"diffusion_weight": 0.0}),
         "both": Training(),
+        "both, behavioural loss 0.02": Training(diffusion={"behavioural_weight": 0.02}),
     },
     "runs": {f"{num} runs": Training(max_runs=num) for num in (10, 30, 120, 1000)},
     "weights": {f"denoising weight {w:g}": Training(0.0, {"diffusion_weight": w}) for w in (0.0, 0.1, 1.0, 10.0)},
@@ -107,7 +109,13 @@ def trained(name: str, training: Training, args: argparse.Namespace, out: Path) 
     if not file.exists():
         program = merge(Preset(), read_yaml(PRESETS / f"{args.task}.yaml"), args.task)
         store = CheckpointStore(program.dataset, verify=False)
-        variant = Variant({"pairs": {"max_runs": training.max_runs}, "alignment": training.alignment})
+        variant = Variant(
+            {
+                "pairs": {"max_runs": training.max_runs},
+                "diffusion": training.diffusion,
+                "alignment": training.alignment,
+            }
+        )
         config = settings(program, variant, file.parent)
         started = time.perf_counter()
         pipeline = first_stage(config, variant, store, training.denoising * args.minutes, args.base)
