@@ -94,7 +94,7 @@ class HarvestConfig:
         for name in NOT_OF_POLICIES:
             default = type(self).__dataclass_fields__[name].default
             if getattr(self, name) != default:
-                raise ValueError(f"{name} is no setting of policies, got {getattr(self, name)}; theirs are in ppo")
+                raise ValueError(f"{name} is no setting of policies, got {getattr(self, name)!r}; theirs are in ppo")
 
     @property
     def num_shards(self) -> int:

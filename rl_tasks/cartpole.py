@@ -53,7 +53,7 @@ class CartPole(MLPPolicyTask):
     def gymnasium_returns(self, params: Tensor, seeds: Sequence[int]) -> Tensor:
         """Returns in Gymnasium's own vector environment, from the start states of the seeds: (B, P) raw to (B, E).
 
-        10 times as fast as one environment each. It draws all start states from one seed; they are replaced by those
+        It steps all episodes as one array program. It draws all start states from one seed; they are replaced by those
         that `reset(seed=seed)` gives in CartPole-v1, so that every policy meets the same episodes.
         """
         starts, num = self.simulator.seeded_starts(seeds).numpy(), len(seeds)

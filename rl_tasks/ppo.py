@@ -51,7 +51,7 @@ def advantages_of(
     time limit cuts the episode off keeps its value, but what is gained in the next episode does not flow back.
     """
     deltas = rewards + gamma * next_values * ~terminated - values
-    decay = gamma * gae_lambda * ~(terminated | truncated)
+    decay = gamma * gae_lambda * (~(terminated | truncated)).to(deltas.dtype)
     advantages = torch.empty_like(deltas)
     running = torch.zeros_like(deltas[:, 0])
     for t in reversed(range(deltas.shape[1])):

@@ -5,6 +5,7 @@ P = parameters of the policy.
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ def write_comparison(task: Task, before: torch.Tensor, after: torch.Tensor, path
 
     if not isinstance(task, GymnasiumTask):
         raise ValueError(f"videos show episodes of policies, but task {task.name!r} has none")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory: it must look for no display
     left, right = (episode_frames(task, params, seed) for params in (before, after))
     joined = [
         side_by_side(left[min(i, len(left) - 1)], right[min(i, len(right) - 1)])

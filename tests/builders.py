@@ -38,7 +38,7 @@ def build_transformer(widths=(5, 7, 3), **options) -> ParameterTransformer:
 def build_pipeline(task, scheduler: str = "ddim", **facts) -> ParameterUpdatePipeline:
     """An untrained pipeline for a task, its scale fitted on the task's initialisation."""
     transformer = ParameterTransformer(
-        task.layout.to_json(), task.permutations.to_json(), task.metric("loss").to_json(),
+        task.layout.to_json(), task.permutations.to_json(), next(iter(task.metrics.values())).to_json(),
         width=16, num_layers=1, num_heads=2, num_frequencies=4,
     )  # fmt: skip
     params = task.init(8, torch.Generator().manual_seed(1))

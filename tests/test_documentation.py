@@ -56,7 +56,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     links = [page.parent / target for target in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
     paths = [
         ROOT / path
-        for path in re.findall(r"`((?:g_pt|checkpoints_dataset|train|benchmarks|tests|docs)/[\w./-]+)`", text)
+        for path in re.findall(r"`((?:g_pt|checkpoints_dataset|rl_tasks|train|benchmarks|tests|docs)/[\w./-]+)`", text)
     ]
     missing = [str(path) for path in links + paths if not path.exists()]
     assert not missing

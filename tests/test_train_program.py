@@ -117,7 +117,7 @@ def test_what_cannot_be_aligned_is_refused_before_the_first_stage(settings: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "digitz"], "presets are ['cifar10', 'digits'"),
+        (["--preset", "digitz"], "presets are ['cartpole', 'cifar10', 'digits'"),
         (["--config", "absent.yaml"], "there is no settings file absent.yaml"),
         (["--task", "digitz"], "Did you mean 'digits'"),
         (["--metric", "accuracy"], "it has ['error', 'loss']"),
