@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ TINY = ("--num-runs", "4", "--num-steps", "3", "--num-checkpoints", "2")
 
 
 def arguments_of(config: HarvestConfig) -> list[str]:
-    return [text for name, value in asdict(config).items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    return [text for name, value in config.to_json().items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def test_the_command_makes_the_bytes_of_the_library_and_prints_what_it_kept(tmp_path):
