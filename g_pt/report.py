@@ -38,8 +38,8 @@ class Report:
 
     Attributes:
         curves: "attainable": prompts from the runs' best metric to the init's; "full": from the lowest to the
-            highest metric of any training checkpoint.
-        best_prompt: the prompt of the attainable range with the best mean metric on the VALIDATION split.
+            highest metric of any training checkpoint; before them "asked", where a range of one's own was given.
+        best_prompt: the prompt of the first range with the best mean metric on the VALIDATION split.
         one_update: `{test_<metric>: interval}` after one update at the best prompt.
         starting: the same before the update.
         facts: the rest of the JSON.
@@ -50,6 +50,11 @@ class Report:
     one_update: dict[str, Interval]
     starting: dict[str, Interval]
     facts: dict[str, Any]
+
+    @property
+    def main_curve(self) -> PromptCurve:
+        """The curve that figures show."""
+        return next(iter(self.curves.values()))
 
     def to_json(self) -> dict[str, Any]:
         """The content of `--json FILE`."""
@@ -78,8 +83,9 @@ def evaluate_prompting(
     num_prompts: int = 20,
     seed: int = 0,
     num_inference_steps: int | None = None,
+    prompt_range: tuple[float, float] | None = None,
 ) -> Report:
-    """Prompt fresh networks over two ranges and measure the results on the test split.
+    """Prompt fresh networks over two ranges, or three, and measure the results on the test split.
 
     Args:
         pipeline: with the facts of its training.
@@ -88,6 +94,7 @@ def evaluate_prompting(
         num_prompts: K, evenly spaced over each range.
         seed: of the networks and the sampling noise.
         num_inference_steps: sampling steps; the pipeline's default where not given.
+        prompt_range: a range of your own, which then comes first.
 
     Raises:
         ValueError: the pipeline does not know the ranges of its training data, or too few networks or prompts.
@@ -104,6 +111,8 @@ def evaluate_prompting(
     starts = task.init(num_networks, generator)  # (B, P)
     low, high = training["prompt_range"]
     ranges = {"attainable": training["attainable_range"], "full": metric.best_first(low, high)}
+    if prompt_range is not None:
+        ranges = {"asked": metric.best_first(*sorted(prompt_range)), **ranges}
 
     curves: dict[str, PromptCurve] = {}
     for name, (first, last) in ranges.items():
@@ -114,7 +123,7 @@ def evaluate_prompting(
         achieved = measure_updates(task, updated, "test")
         alignment = bootstrap_mean(prompt_alignment(prompts, achieved[metric.name]))
         curves[name] = PromptCurve(prompts, achieved[metric.name], alignment)
-        if name == "attainable":
+        if name == next(iter(ranges)):
             validation = measure_updates(task, updated, "validation")[metric.name].mean(dim=0)  # (K,)
             best = int(metric.argbest(validation))
             measurement = task.measurement(updated[:, best], "test")

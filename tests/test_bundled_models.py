@@ -15,8 +15,8 @@ def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def test_models_are_bundled_for_both_metrics() -> None:
-    assert bundled_models() == ["digits-error", "digits-loss"]
+def test_the_models_that_are_bundled() -> None:
+    assert bundled_models() == ["cartpole-return", "digits-error", "digits-loss"]
 
 
 @pytest.mark.parametrize("name", bundled_models())
@@ -32,3 +32,12 @@ def test_the_digits_model_keeps_its_quality() -> None:
     assert report.one_update["test_error"].mean <= 5.0
     assert report.one_update["test_loss"].mean <= 0.18
     assert report.curves["attainable"].alignment.mean >= 0.95
+
+
+def test_one_update_balances_the_pole_in_gymnasium() -> None:
+    pipeline = ParameterUpdatePipeline.from_pretrained("cartpole-return")
+    report = evaluate_prompting(pipeline, "cartpole-return", num_networks=8, num_prompts=5, prompt_range=(20, 500))
+    assert report.facts["measurement"]["simulator"] == "gymnasium"
+    assert report.starting["test_return"].mean < 60
+    assert report.one_update["test_return"].mean >= 470
+    assert report.curves["asked"].alignment.mean >= 0.8

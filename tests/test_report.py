@@ -38,6 +38,10 @@ def test_a_perfect_prompter_has_alignment_one_and_a_stubborn_one_below_zero(
     assert report.curves["attainable"].alignment.mean == pytest.approx(1.0)
     assert report.curves["full"].alignment.low == pytest.approx(1.0)
     assert report.best_prompt == pytest.approx(pipeline.config.training["attainable_range"][0])
+    asked = evaluate_prompting(perfect, "perfect", num_networks=4, num_prompts=3, prompt_range=(0.9, 0.3))
+    assert asked.main_curve is asked.curves["asked"]
+    assert asked.main_curve.prompts.tolist() == pytest.approx([0.3, 0.6, 0.9])
+    assert asked.best_prompt == pytest.approx(0.3)
     monkeypatch.setattr(perfect.task, "evaluate", lambda p, s="test": {"loss": 0 * p[:, 0] + 1.0, "error": 0 * p[:, 0]})
     assert evaluate_prompting(perfect, "stubborn", num_networks=8, num_prompts=5).curves["full"].alignment.high <= 0
 

@@ -36,6 +36,8 @@ class Arguments:
     """Freshly initialised networks."""
     prompts: int = 20
     """Prompts over each range."""
+    prompt_range: tuple[float, float] | None = None
+    """A range of prompts of your own, which the tables and the figure then take."""
     seed: int = 0
     """Of the networks and of the sampling noise."""
     num_inference_steps: int | None = None
@@ -86,6 +88,7 @@ def run(arguments: Arguments) -> None:
         num_prompts=arguments.prompts,
         seed=arguments.seed,
         num_inference_steps=arguments.num_inference_steps,
+        prompt_range=arguments.prompt_range,
     )
     print_report(report)
     draw(report, pipeline, arguments.figure)
@@ -129,10 +132,10 @@ def measurement_line(measurement: dict[str, Any]) -> str:
 
 
 def draw(report: Report, pipeline: ParameterUpdatePipeline, path: Path) -> None:
-    """The prompt curve over the attainable range."""
+    """The prompt curve over the first range."""
     from g_pt.figures import save_prompt_curve
 
-    curve, metric = report.curves["attainable"], pipeline.metric
+    curve, metric = report.main_curve, pipeline.metric
     save_prompt_curve(
         curve.prompts.numpy(),
         curve.achieved.numpy(),
