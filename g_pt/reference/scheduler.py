@@ -11,7 +11,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+
+# diffusers looks base-class names up in the module that defines a component: SchedulerMixin must be a name here
+from diffusers import DDIMScheduler, SchedulerMixin
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from torch import Tensor
 
@@ -41,7 +43,7 @@ def respaced_timesteps(num_train_timesteps: int, num_inference_steps: int) -> li
     return [round(i * stride) for i in range(num_inference_steps)]
 
 
-class RespacedDDIMScheduler(DDIMScheduler):
+class RespacedDDIMScheduler(DDIMScheduler, SchedulerMixin):
     """DDIM without noise (eta 0) over the reference's timesteps; eq. 12 of Song et al. 2021.
 
     The configuration is that of diffusers' DDIM, so that `--scheduler` swaps it like any other.
@@ -70,9 +72,7 @@ class RespacedDDIMScheduler(DDIMScheduler):
         """
         if self.num_inference_steps is None:
             raise ValueError("call set_timesteps before step")
-        abars = reference_alphas_cumprod(
-            self.config.num_train_timesteps, self.config.beta_start, self.config.beta_end
-        )
+        abars = reference_alphas_cumprod(self.config.num_train_timesteps, self.config.beta_start, self.config.beta_end)
         t = int(timestep)
         abar = abars[t].item()
         abar_next = abars[self._next[t]].item() if t in self._next else 1.0
