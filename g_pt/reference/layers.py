@@ -5,7 +5,7 @@ B = batch, S = tokens, W = width, H = heads, F = frequencies, G = tokens of equa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -121,26 +121,21 @@ class TokenDecoder(nn.Module):
 class ScalarSinusoids(nn.Module):
     """A raw scalar x as [sin(f x), cos(f x), x] at frequencies 2^0 to 2^max, in radians per unit of x.
 
-    The frequencies are those of the checkpoint, to the last bit: at 2^14 a difference in the last one shows.
+    The frequencies are those of the checkpoint, to the last bit: at 2^14 a difference in the last one shows. They are
+    kept as the bits of float32 numbers, which `.to(bfloat16)` leaves alone: rounded, they would be off by 64 radians.
     """
 
-    frequencies: Tensor
+    frequency_bits: Tensor
 
     def __init__(self, num_frequencies: int, max_frequency_log2: float) -> None:
         super().__init__()
-        self.register_buffer("frequencies", 2 ** torch.linspace(0, max_frequency_log2, num_frequencies))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScalarSinusoids:
-        kept = self.frequencies
-        super()._apply(fn, recurse)
-        if not kept.is_meta:  # moved, but never rounded: in bfloat16 a phase would be off by hundreds of radians
-            self.frequencies = kept.to(self.frequencies.device)
-        return self
+        frequencies = 2 ** torch.linspace(0, max_frequency_log2, num_frequencies)
+        self.register_buffer("frequency_bits", frequencies.view(torch.int32))
 
     def forward(self, scalar: Tensor) -> Tensor:
         """(B,) of any float or integer type to (B, 2F+1) float32."""
         scalar = scalar.float()[:, None]  # (B, 1)
-        phase = self.frequencies * scalar  # (B, F)
+        phase = self.frequency_bits.view(torch.float32) * scalar  # (B, F)
         return torch.cat([phase.sin(), phase.cos(), scalar], dim=1)  # (B, 2F+1)
 
 

@@ -69,8 +69,8 @@ class ReferenceSettings:
                 raise ValueError(f"{where} says {name} = {stated!r}, the weights have {value!r}: another model's file?")
         if self.tensor_sizes is not None and sum(self.tensor_sizes) != facts.num_params:
             raise ValueError(
-                f"{where} says networks of {sum(self.tensor_sizes)} parameters, the weights are for {facts.num_params}: "
-                "another model's file?"
+                f"{where} says networks of {sum(self.tensor_sizes)} parameters, the weights are for "
+                f"{facts.num_params}: another model's file?"
             )
 
 

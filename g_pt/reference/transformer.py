@@ -30,8 +30,6 @@ class ReferenceTransformer(ModelMixin, ConfigMixin):
     models are better made of `ParameterTransformer`; this one is for the reference's weights and for comparisons.
     """
 
-    _keep_in_fp32_modules = ("frequencies",)
-
     @register_to_config
     def __init__(
         self,

@@ -19,6 +19,7 @@ from g_pt.reference.transformer import ReferenceTransformer
 
 POSITIONS = "decoder.pos_emb"
 FREQUENCIES = "scalar_embedder.frequencies"
+FREQUENCY_BITS = "sinusoids.frequency_bits"
 ENCODERS, DECODERS = "decoder.input_parameter_projections", "decoder.output_parameter_projections"
 # ours -> theirs, outside of the blocks and inside of one
 PLAIN = {
@@ -128,12 +129,12 @@ def matrices(state: Mapping[str, Tensor], prefix: str) -> list[list[Tensor]]:
 
 def token_linears(model: ReferenceTransformer) -> list[tuple[str, TokenLinear, str, int]]:
     """Every `TokenLinear` of a model: our name, the module, the reference's prefix and its place in the sequence."""
-    encoder, decoder = model.encoder, model.decoder
-    found = [("encoder.first", encoder.first, ENCODERS, 0)]
-    found += [(f"encoder.rest.{i}", m, ENCODERS, 2 * (i + 1)) for i, m in enumerate(encoder.rest)]
-    found += [(f"decoder.rest.{i}", m, DECODERS, 2 * i) for i, m in enumerate(decoder.rest)]
-    found += [("decoder.last", decoder.last, DECODERS, 2 * len(decoder.rest))]
-    return found
+    config = model.config
+    places = {"encoder.first": (ENCODERS, 0), "decoder.last": (DECODERS, 2 * (config.decoder_depth - 1))}
+    places |= {f"encoder.rest.{i}": (ENCODERS, 2 * (i + 1)) for i in range(config.encoder_depth - 1)}
+    places |= {f"decoder.rest.{i}": (DECODERS, 2 * i) for i in range(config.decoder_depth - 1)}
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, TokenLinear)}
+    return [(name, modules[name], *place) for name, place in places.items()]
 
 
 def load_reference_state(model: ReferenceTransformer, state: Mapping[str, Tensor]) -> None:
@@ -152,7 +153,8 @@ def load_reference_state(model: ReferenceTransformer, state: Mapping[str, Tensor
         if name in state and state[name].shape != tensor.shape:
             raise ValueError(f"{name!r} must have shape {tuple(tensor.shape)}, got {tuple(state[name].shape)}")
     ours["positions"] = state[POSITIONS][0]
-    ours["sinusoids.frequencies"] = state.get(FREQUENCIES, ours["sinusoids.frequencies"])
+    if FREQUENCIES in state:
+        ours[FREQUENCY_BITS] = state[FREQUENCIES].float().contiguous().view(torch.int32)
     ours |= {name: state[theirs] for name, theirs in PLAIN.items()}
     for i in range(len(model.blocks)):
         block, theirs = f"blocks.{i}", f"decoder.blocks.{i}"
@@ -188,5 +190,5 @@ def reference_state(model: ReferenceTransformer) -> dict[str, Tensor]:
     theirs |= dict(value for _, value in sorted(encoders.items()))
     theirs |= {name: ours[a] for a, name in PLAIN.items()}
     theirs |= dict(value for _, value in sorted(decoders.items()))
-    theirs[FREQUENCIES] = ours["sinusoids.frequencies"]
+    theirs[FREQUENCIES] = ours[FREQUENCY_BITS].view(torch.float32)
     return {name: tensor.clone().contiguous() for name, tensor in theirs.items()}
