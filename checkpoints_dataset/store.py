@@ -130,6 +130,12 @@ class CheckpointStore:
         """Memory-mapped rows of one array of one shard, (rows of the shard, ...), in the dtype on disk."""
         return map_safetensors(self.folder / f"{shard_name(shard)}.safetensors", name)
 
+    def column(self, name: str, rows: slice) -> np.ndarray[Any, Any]:
+        """Neighbouring rows, all of one shard, of any array with one row per checkpoint."""
+        shard = int(np.searchsorted(self._row_ends, rows.start, side="right"))
+        start = self._row_ends[shard - 1] if shard else 0
+        return self.array(name, shard)[rows.start - start : rows.stop - start]
+
     def params(self, rows: np.ndarray[Any, Any]) -> Tensor:
         """Gather raw parameters of the given rows, in their order: (len(rows), P) float32."""
         rows = np.asarray(rows, dtype=np.int64)
@@ -146,11 +152,26 @@ class CheckpointStore:
     def runs_of(self, split: Split) -> list[RunRecord]:
         """The runs of one split; checkpoints of a run are never in two splits."""
         check_split(split)
-        return [record for record in self.runs if split_of(record.run) == split]
+        held_out = self.header.held_out
+        if held_out is None:
+            return [record for record in self.runs if split_of(record.run) == split]
+        first_test = max(0, len(self.runs) - held_out["test"])
+        first_validation = max(0, first_test - held_out["validation"])
+        ends = {
+            "train": (0, first_validation),
+            "validation": (first_validation, first_test),
+            "test": (first_test, None),
+        }
+        return self.runs[slice(*ends[split])]
 
     def some_runs_of(self, split: Split) -> list[RunRecord]:
         """The runs of one split, of which there must be at least one."""
         runs = self.runs_of(split)
+        if not runs and self.header.held_out is not None:
+            raise StoreError(
+                f"{self.folder} has no runs in its {split} split: {len(self.runs)} runs are kept, of which the last "
+                f"are held out, {self.header.held_out}; import it again with other numbers (--num-{split}-runs)"
+            )
         if not runs:
             raise StoreError(
                 f"{self.folder} has no runs in its {split} split: {len(self.runs)} runs are kept and "
@@ -204,6 +225,8 @@ def map_safetensors(path: Path, name: str) -> np.ndarray[Any, Any]:
     if name not in header:
         raise StoreError(f"{path} has no array {name!r}; it has {sorted(set(header) - {'__metadata__'})}")
     entry = header[name]
+    if 0 in entry["shape"]:  # nothing to map
+        return np.empty(tuple(entry["shape"]), dtype=NUMPY_DTYPES[entry["dtype"]])
     return np.memmap(
         path,
         dtype=NUMPY_DTYPES[entry["dtype"]],

@@ -129,7 +129,8 @@ class ScalarSinusoids(nn.Module):
 
     def __init__(self, num_frequencies: int, max_frequency_log2: float) -> None:
         super().__init__()
-        frequencies = 2 ** torch.linspace(0, max_frequency_log2, num_frequencies)
+        # not in the default type, which diffusers lowers while it loads a model in half precision
+        frequencies = 2 ** torch.linspace(0, max_frequency_log2, num_frequencies, dtype=torch.float32)
         self.register_buffer("frequency_bits", frequencies.view(torch.int32))
 
     def forward(self, scalar: Tensor) -> Tensor:
