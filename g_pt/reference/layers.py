@@ -26,12 +26,15 @@ class TokenLinear(nn.Module):
     """
 
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        """Matrices (outputs[i], inputs[i]) for token i, normal with standard deviation 0.02."""
+        """Matrices (inputs[i], outputs[i]) for token i, normal with standard deviation 0.02.
+
+        Inputs first, the other way round than in `nn.Linear`: so gradients come out of the product as they are kept.
+        """
         super().__init__()
-        shapes = list(zip(outputs, inputs, strict=True))
+        shapes = list(zip(inputs, outputs, strict=True))
         self.groups = [
             (shape, [i for i, s in enumerate(shapes) if s == shape]) for shape in dict.fromkeys(shapes)
-        ]  # [((out, in), tokens)]
+        ]  # [((in, out), tokens)]
         self.weights = nn.ParameterList(
             nn.Parameter(INIT_STD * torch.randn(len(tokens), *shape)) for shape, tokens in self.groups
         )
@@ -50,7 +53,7 @@ class TokenLinear(nn.Module):
 
     def forward(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Inputs of each group, (G, B, in) each, to outputs (G, B, out) each."""
-        return [torch.bmm(part, weight.mT) for part, weight in zip(parts, self.weights, strict=True)]
+        return [torch.bmm(part, weight) for part, weight in zip(parts, self.weights, strict=True)]
 
 
 class TokenEncoder(nn.Module):
@@ -73,7 +76,7 @@ class TokenEncoder(nn.Module):
     def forward(self, vector: Tensor) -> Tensor:
         """(B, L) to (S, B, W)."""
         parts = []
-        for ((_, size), _), found in zip(self.first.groups, self.stretches, strict=True):
+        for ((size, _), _), found in zip(self.first.groups, self.stretches, strict=True):
             views = [vector[:, at : at + num * size].unflatten(1, (num, size)) for at, num in found]  # (B, num, K)
             parts.append(torch.cat(views, dim=1).transpose(0, 1))  # (G, B, K)
         tokens = torch.cat(self.first(parts))[self.order]  # (S, B, W)

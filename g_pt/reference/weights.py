@@ -163,7 +163,7 @@ def load_reference_state(model: ReferenceTransformer, state: Mapping[str, Tensor
             ours |= {f"{block}.{a}.{kind}": state[f"{theirs}.{b}.{kind}"] for a, b in BLOCK.items()}
     for name, linear, prefix, place in token_linears(model):
         for group, (_, tokens) in enumerate(linear.groups):
-            ours[f"{name}.weights.{group}"] = torch.stack([state[f"{prefix}.{t}.{place}.weight"] for t in tokens])
+            ours[f"{name}.weights.{group}"] = torch.stack([state[f"{prefix}.{t}.{place}.weight"].T for t in tokens])
     model.load_state_dict(ours)
 
 
@@ -186,7 +186,7 @@ def reference_state(model: ReferenceTransformer) -> dict[str, Tensor]:
         for token in range(linear.num_tokens):
             group, row = linear.matrix(token)
             tensors = encoders if prefix == ENCODERS else decoders
-            tensors[token, place] = (f"{prefix}.{token}.{place}.weight", ours[f"{name}.weights.{group}"][row])
+            tensors[token, place] = (f"{prefix}.{token}.{place}.weight", ours[f"{name}.weights.{group}"][row].T)
     theirs |= dict(value for _, value in sorted(encoders.items()))
     theirs |= {name: ours[a] for a, name in PLAIN.items()}
     theirs |= dict(value for _, value in sorted(decoders.items()))
