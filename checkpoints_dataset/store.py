@@ -124,7 +124,8 @@ class CheckpointStore:
 
     @cached_property
     def _params(self) -> list[np.ndarray[Any, Any]]:
-        return [self.array(PARAMS, index) for index in range(self.header.num_shards)]
+        # plain views: indexing a memmap itself takes longer than copying a small row
+        return [np.asarray(self.array(PARAMS, index)) for index in range(self.header.num_shards)]
 
     def array(self, name: str, shard: int) -> np.ndarray[Any, Any]:
         """Memory-mapped rows of one array of one shard, (rows of the shard, ...), in the dtype on disk."""
@@ -141,13 +142,15 @@ class CheckpointStore:
         rows = np.asarray(rows, dtype=np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"rows must lie in [0, {len(self)}), got {rows.min()} to {rows.max()}")
-        gathered = torch.empty(len(rows), self.header.layout.num_params, dtype=getattr(torch, self.header.dtype))
         shards = np.searchsorted(self._row_ends, rows, side="right")
-        for shard in np.unique(shards):
-            (positions,) = np.nonzero(shards == shard)
-            start = self._row_ends[shard - 1] if shard else 0
-            gathered[torch.from_numpy(positions)] = torch.from_numpy(self._params[shard][rows[positions] - start])
-        return gathered.float()
+        places = rows - np.array([0, *self._row_ends])[shards]  # in their shards
+        if len(rows) and (shards == shards[0]).all():
+            return torch.from_numpy(self._params[shards[0]]).index_select(0, torch.from_numpy(places)).float()
+        gathered = np.empty((len(rows), self.header.layout.num_params), dtype=np.float32)
+        # row by row: one copy of each, where an index per shard would make a second one
+        for out, shard, place in zip(gathered, shards.tolist(), places.tolist(), strict=True):
+            out[:] = self._params[shard][place]
+        return torch.from_numpy(gathered)
 
     def runs_of(self, split: Split) -> list[RunRecord]:
         """The runs of one split; checkpoints of a run are never in two splits."""
