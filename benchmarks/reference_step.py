@@ -154,7 +154,7 @@ def loop_step(model: nn.Module, batch: tuple[Tensor, ...], model_only: bool) -> 
 def our_step(model: nn.Module, batch: tuple[Tensor, ...], model_only: bool) -> Callable[[], None]:
     """A step as this toolkit trains."""
     optimizer = torch.optim.AdamW(groups_of(model), lr=4e-4, fused=True)
-    parameters = list(model.parameters())
+    parameters: list[Tensor] = list(model.parameters())
     averages = [parameter.detach().clone() for parameter in parameters]
 
     def step() -> None:

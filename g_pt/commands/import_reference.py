@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-import"):
         parsed: Any = tyro.cli(
-            Command,  # type: ignore[arg-type]
+            Command,
             args=arguments,
             prog="gpt-import",
             description=(__doc__ or "").strip(),
