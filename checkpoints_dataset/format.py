@@ -42,6 +42,8 @@ class DatasetHeader:
         num_shards: how many shards the finished dataset has.
         dtype: of `params` on disk.
         source: how the runs were made, free JSON.
+        held_out: `{"validation": n, "test": m}` where the last m kept runs are the test split and the n before them
+            the validation split, as in data that comes with its own split; None for `split_of`.
     """
 
     task: str
@@ -50,12 +52,17 @@ class DatasetHeader:
     num_shards: int
     dtype: str = "float16"
     source: dict[str, Any] = field(default_factory=dict)
+    held_out: dict[str, int] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {list(DTYPES)}, got {self.dtype!r}")
         if not isinstance(self.num_shards, int) or self.num_shards < 1:
             raise ValueError(f"num_shards must be at least 1, got {self.num_shards!r}")
+        if self.held_out is not None and (
+            set(self.held_out) != {"validation", "test"} or min(self.held_out.values()) < 0
+        ):
+            raise ValueError(f"held_out must count the runs for validation and for test, got {self.held_out!r}")
 
     def to_json(self) -> dict[str, Any]:
         """The content of dataset.json."""
@@ -68,6 +75,7 @@ class DatasetHeader:
             "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
             "dtype": self.dtype,
             "source": self.source,
+            **({} if self.held_out is None else {"held_out": self.held_out}),
             "num_shards": self.num_shards,  # after the settings it follows from, which a refusal should name
         }
 
@@ -93,6 +101,7 @@ class DatasetHeader:
                 num_shards=entries["num_shards"],
                 dtype=entries["dtype"],
                 source=entries["source"],
+                held_out=entries.get("held_out"),
             )
         except StoreError:
             raise

@@ -124,33 +124,57 @@ class CheckpointStore:
 
     @cached_property
     def _params(self) -> list[np.ndarray[Any, Any]]:
-        return [self.array(PARAMS, index) for index in range(self.header.num_shards)]
+        # plain views: indexing a memmap itself takes longer than copying a small row
+        return [np.asarray(self.array(PARAMS, index)) for index in range(self.header.num_shards)]
 
     def array(self, name: str, shard: int) -> np.ndarray[Any, Any]:
         """Memory-mapped rows of one array of one shard, (rows of the shard, ...), in the dtype on disk."""
         return map_safetensors(self.folder / f"{shard_name(shard)}.safetensors", name)
+
+    def column(self, name: str, rows: slice) -> np.ndarray[Any, Any]:
+        """Neighbouring rows, all of one shard, of any array with one row per checkpoint."""
+        shard = int(np.searchsorted(self._row_ends, rows.start, side="right"))
+        start = self._row_ends[shard - 1] if shard else 0
+        return self.array(name, shard)[rows.start - start : rows.stop - start]
 
     def params(self, rows: np.ndarray[Any, Any]) -> Tensor:
         """Gather raw parameters of the given rows, in their order: (len(rows), P) float32."""
         rows = np.asarray(rows, dtype=np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"rows must lie in [0, {len(self)}), got {rows.min()} to {rows.max()}")
-        gathered = torch.empty(len(rows), self.header.layout.num_params, dtype=getattr(torch, self.header.dtype))
         shards = np.searchsorted(self._row_ends, rows, side="right")
-        for shard in np.unique(shards):
-            (positions,) = np.nonzero(shards == shard)
-            start = self._row_ends[shard - 1] if shard else 0
-            gathered[torch.from_numpy(positions)] = torch.from_numpy(self._params[shard][rows[positions] - start])
-        return gathered.float()
+        places = rows - np.array([0, *self._row_ends])[shards]  # in their shards
+        if len(rows) and (shards == shards[0]).all():
+            return torch.from_numpy(self._params[shards[0]]).index_select(0, torch.from_numpy(places)).float()
+        gathered = np.empty((len(rows), self.header.layout.num_params), dtype=np.float32)
+        # row by row: one copy of each, where an index per shard would make a second one
+        for out, shard, place in zip(gathered, shards.tolist(), places.tolist(), strict=True):
+            out[:] = self._params[shard][place]
+        return torch.from_numpy(gathered)
 
     def runs_of(self, split: Split) -> list[RunRecord]:
         """The runs of one split; checkpoints of a run are never in two splits."""
         check_split(split)
-        return [record for record in self.runs if split_of(record.run) == split]
+        held_out = self.header.held_out
+        if held_out is None:
+            return [record for record in self.runs if split_of(record.run) == split]
+        first_test = max(0, len(self.runs) - held_out["test"])
+        first_validation = max(0, first_test - held_out["validation"])
+        ends = {
+            "train": (0, first_validation),
+            "validation": (first_validation, first_test),
+            "test": (first_test, None),
+        }
+        return self.runs[slice(*ends[split])]
 
     def some_runs_of(self, split: Split) -> list[RunRecord]:
         """The runs of one split, of which there must be at least one."""
         runs = self.runs_of(split)
+        if not runs and self.header.held_out is not None:
+            raise StoreError(
+                f"{self.folder} has no runs in its {split} split: {len(self.runs)} runs are kept, of which the last "
+                f"are held out, {self.header.held_out}; import it again with other numbers (--num-{split}-runs)"
+            )
         if not runs:
             raise StoreError(
                 f"{self.folder} has no runs in its {split} split: {len(self.runs)} runs are kept and "
@@ -204,6 +228,8 @@ def map_safetensors(path: Path, name: str) -> np.ndarray[Any, Any]:
     if name not in header:
         raise StoreError(f"{path} has no array {name!r}; it has {sorted(set(header) - {'__metadata__'})}")
     entry = header[name]
+    if 0 in entry["shape"]:  # nothing to map
+        return np.empty(tuple(entry["shape"]), dtype=NUMPY_DTYPES[entry["dtype"]])
     return np.memmap(
         path,
         dtype=NUMPY_DTYPES[entry["dtype"]],

@@ -76,23 +76,57 @@ class DatasetWriter:
                 raise ValueError(
                     f"{name} must start with {num_runs} runs x {num_checkpoints} checkpoints, got {tuple(values.shape)}"
                 )
-        tensors = {PARAMS: params.to(getattr(torch, self.header.dtype)), **(arrays or {})}
-        tensors = {name: t.flatten(0, 1).contiguous() for name, t in tensors.items()}
-        table = pa.table(
-            {
-                RUN: np.repeat(np.fromiter(runs, dtype=np.int64, count=num_runs), num_checkpoints),
-                STEP: np.tile(np.asarray(steps, dtype=np.int64), num_runs),
-                **{name: values.float().flatten().numpy() for name, values in metrics.items()},
-            }
-        )
-        name = shard_name(index)
-        write_tensors(self.folder / f"{name}.safetensors", tensors)
-        with atomic_path(self.folder / f"{name}.arrow") as path, pa.ipc.new_file(path, table.schema) as sink:
-            sink.write_table(table)
         records = [
             RunRecord(run, row * num_checkpoints, num_checkpoints, dict(metadata))
             for row, (run, metadata) in enumerate(runs.items())
         ]
+        self.write_rows(
+            index,
+            params.flatten(0, 1),
+            np.tile(np.asarray(steps, dtype=np.int64), num_runs),
+            {name: values.float().flatten().numpy() for name, values in metrics.items()},
+            records,
+            left_out=left_out,
+            arrays={name: values.flatten(0, 1) for name, values in (arrays or {}).items()},
+        )
+
+    def write_rows(
+        self,
+        index: int,
+        params: Tensor,
+        steps: np.ndarray[Any, Any],
+        metrics: Mapping[str, np.ndarray[Any, Any]],
+        records: Sequence[RunRecord],
+        *,
+        left_out: Mapping[int, str] | None = None,
+        arrays: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write one shard durably: runs that need not have equally many checkpoints, nor equal steps.
+
+        Args:
+            index: of the shard.
+            params: (rows, P), raw.
+            steps: (rows,) int64, optimizer steps taken before each checkpoint, rising in each run.
+            metrics: `{metric: (rows,)}`, float32 or, where they came so, float64.
+            records: of the runs, in the order of the rows.
+            left_out: `{run: reason}` of runs that were made but are not kept.
+            arrays: further tensors (rows, ...).
+        """
+        tensors = {PARAMS: params.to(getattr(torch, self.header.dtype)), **(arrays or {})}
+        counts = [record.num_checkpoints for record in records]
+        if not sum(counts) == len(params) == len(steps):
+            raise ValueError(f"runs of {sum(counts)} checkpoints do not fit {len(params)} rows and {len(steps)} steps")
+        table = pa.table(
+            {
+                RUN: np.repeat(np.array([record.run for record in records], dtype=np.int64), counts),
+                STEP: steps,
+                **metrics,
+            }
+        )
+        name = shard_name(index)
+        write_tensors(self.folder / f"{name}.safetensors", {name: t.contiguous() for name, t in tensors.items()})
+        with atomic_path(self.folder / f"{name}.arrow") as path, pa.ipc.new_file(path, table.schema) as sink:
+            sink.write_table(table)
         write_json(
             self.folder / f"{name}.json",
             {

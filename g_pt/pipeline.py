@@ -24,6 +24,8 @@ from g_pt.metrics import Metric
 # imported here, not lazily: diffusers loads components only from modules that are imported already
 from g_pt.normalization import ParameterNormalizer
 from g_pt.parameters import ParameterLayout
+from g_pt.reference.scheduler import RespacedDDIMScheduler as RespacedDDIMScheduler
+from g_pt.reference.transformer import ReferenceTransformer
 from g_pt.schedulers import make_scheduler
 from g_pt.tasks import registered_task, task_names
 from g_pt.tasks.base import Task
@@ -49,7 +51,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        transformer: ParameterTransformer,
+        transformer: ParameterTransformer | ReferenceTransformer,
         normalizer: ParameterNormalizer,
         scheduler: SchedulerMixin,
         task: str | None = None,

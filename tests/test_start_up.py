@@ -13,6 +13,7 @@ COMMANDS = {
     "gpt-harvest": ["-m", "g_pt.commands.harvest"],
     "gpt-sample": ["-m", "g_pt.commands.sample"],
     "gpt-evaluate": ["-m", "g_pt.commands.evaluate"],
+    "gpt-import": ["-m", "g_pt.commands.import_reference"],
     "train_g_pt.py": [str(ROOT / "train" / "train_g_pt.py")],
 }
 

@@ -28,6 +28,14 @@ _TASKS: dict[str, str] = {
     "spirals": "g_pt.tasks.toys:Spirals",
 }
 
+# Of the reference, for models and data imported from it. Not listed with the others and not held to their promises:
+# what it calls validation are its test images, and what its policies return cannot be measured here.
+_REFERENCE_TASKS: dict[str, str] = {
+    "reference-cartpole": "g_pt.tasks.reference_cartpole:ReferenceCartpole",
+    "reference-cifar10": "g_pt.tasks.reference_images:ReferenceCIFAR10",
+    "reference-mnist": "g_pt.tasks.reference_images:ReferenceMNIST",
+}
+
 
 def register_task(name: str, target: str) -> None:
     """Make `get_task(name)` return an instance of `target` ("package.module:Class" or "path/to/file.py:Class").
@@ -38,9 +46,10 @@ def register_task(name: str, target: str) -> None:
     if ":" in name:
         raise ValueError(f"the name of a task must have no colon, got {name!r}")
     target = absolute_target(target)
-    if _TASKS.get(name, target) != target:
+    taken = _TASKS.get(name) or _REFERENCE_TASKS.get(name)
+    if taken is not None and taken != target:
         raise ValueError(
-            f"task {name!r} is already registered as {_TASKS[name]}; cannot be {target} too: change the `name` of one"
+            f"task {name!r} is already registered as {taken}; cannot be {target} too: change the `name` of one"
         )
     _TASKS[name] = target
 
@@ -75,14 +84,15 @@ def registered_task(name: str) -> Task:
     Raises:
         ValueError: no task is registered under this name (the error lists what exists), or it has another `name`.
     """
-    if name not in _TASKS:
+    target = _TASKS.get(name) or _REFERENCE_TASKS.get(name)
+    if target is None:
         close = difflib.get_close_matches(name, _TASKS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             f"there is no task {name!r}; tasks are {task_names()}.{hint} Name a task of your own by its class: --task "
             "my_task.py:MyTask, or get_task('my_task.py:MyTask')"
         )
-    task = make_task(_TASKS[name])
+    task = make_task(target)
     if task.name != name:  # files keep the task's own name: it has to lead back here
-        raise ValueError(f"{_TASKS[name]} is registered as {name!r}, but its `name` is {task.name!r}: make them equal")
+        raise ValueError(f"{target} is registered as {name!r}, but its `name` is {task.name!r}: make them equal")
     return task
