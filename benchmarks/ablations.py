@@ -158,14 +158,7 @@ def train(
 ) -> ParameterUpdatePipeline:
     """One training; the moments at which its steps begin are appended where a list is given."""
     task, options = get_task(config.task), config.pairs
-    sampler = PairSampler(
-        store,
-        config.metric,
-        batch_size=options.batch_size,
-        seed=config.seed,
-        init_share=options.init_share,
-        max_runs=options.max_runs,
-    )
+    sampler = pair_sampler(config, store)
     normalizer, facts = scale_and_facts(store, config.task, config.metric, options.normalization, options.max_runs)
     source = canonical_pairs(sampler.batch, task) if variant.canonical else sampler.batch
 
@@ -175,6 +168,19 @@ def train(
         return source(step, share)
 
     return fit(config, task, pairs, normalizer, facts)
+
+
+def pair_sampler(config: TrainConfig, store: CheckpointStore) -> PairSampler:
+    """Training pairs as the settings want them."""
+    options = config.pairs
+    return PairSampler(
+        store,
+        config.metric,
+        batch_size=options.batch_size,
+        seed=config.seed,
+        init_share=options.init_share,
+        max_runs=options.max_runs,
+    )
 
 
 @cache

@@ -21,9 +21,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.ablations import PRESETS, Preset, Variant, measure, seconds_per_step, settings, slug, train, with_steps
+from benchmarks.ablations import (
+    PRESETS,
+    Preset,
+    Variant,
+    measure,
+    pair_sampler,
+    seconds_per_step,
+    settings,
+    slug,
+    train,
+    with_steps,
+)
 from checkpoints_dataset.facts import fit_normalizer, training_facts
-from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.atomic_files import read_json, write_json
 from g_pt.config_files import merge, read_yaml
@@ -148,15 +158,7 @@ def second_stage(
     config: TrainConfig, pipeline: ParameterUpdatePipeline, store: CheckpointStore, minutes: float
 ) -> tuple[ParameterUpdatePipeline, int]:
     """Align for some minutes; the number of steps follows from a trial on a copy."""
-    options = config.pairs
-    pairs = PairSampler(
-        store,
-        config.metric,
-        batch_size=options.batch_size,
-        seed=config.seed,
-        init_share=options.init_share,
-        max_runs=options.max_runs,
-    ).batch
+    pairs = pair_sampler(config, store).batch
 
     def run(num_steps: int, model: ParameterUpdatePipeline, output: Path) -> ParameterUpdatePipeline:
         stage = replace(config, alignment=replace(config.alignment, num_steps=num_steps), output=output)
