@@ -4,8 +4,10 @@
     python benchmarks/reference_pairs.py --lmdb checkpoint_datasets/mnist --store runs/mnist/checkpoints
 
 Both give batches of start, target, and their metrics. The LMDB side reads as the reference's data set does, in one
-process and without permuting: every environment open from the start, one transaction and two copies for each vector,
-the list of a run's keys for each pair, scaling, then stacking into a batch. Without --lmdb, random networks of
+process: every environment open from the start, one transaction and two copies for each vector, the list of a run's
+keys for each pair, scaling, then stacking into a batch. The reference permutes the units of every pair it trains on;
+--permute both does so on both sides, --permute lmdb on its side alone, as unit tokens are equivariant and need no
+permuted pairs. Without --lmdb, random networks of
 MNIST's size are written to a temporary folder and converted. Everything is in the file cache of the system.
 """
 
@@ -33,7 +35,9 @@ from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
 from g_pt.atomic_files import write_json
+from g_pt.seeds import keyed_generator
 from g_pt.tasks import get_task
+from g_pt.tasks.base import Task
 
 COEFFICIENT = 4.185
 METRIC, OUR_METRIC = "avg_test_loss", "loss"
@@ -48,6 +52,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=200, help="of each of them")
     parser.add_argument("--batch-size", type=int, default=256, help="pairs")
     parser.add_argument("--batches", type=int, default=8, help="of each side in a round")
+    parser.add_argument("--permute", choices=["none", "lmdb", "both"], default="none", help="units of every pair")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpu-time", action="store_true", help="count the process's own seconds; for busy machines")
     parser.add_argument("--json", type=Path, help="where the numbers go, besides the line printed")
@@ -69,10 +74,16 @@ def main() -> None:
 def measure(source: Path, store: CheckpointStore, args: argparse.Namespace) -> dict[str, Any]:
     """Rows per second of both sides in every round, one after the other in each, and their ratios."""
     sampler = PairSampler(store, OUR_METRIC, batch_size=args.batch_size, seed=0)
-    reader = LmdbPairs(source)
+    task = get_task(store.header.task)
+    reader = LmdbPairs(source, task if args.permute != "none" else None)
+
+    def permuted(step: int) -> object:
+        orders = task.permutations.draw(task.layout, args.batch_size, keyed_generator(0, step))
+        return sampler.batch(step).permuted(task.layout, task.permutations, orders)
+
     sides: dict[str, Callable[[int], object]] = {
         "lmdb": lambda step: reader.batch(step, args.batch_size),
-        "store": sampler.batch,
+        "store": permuted if args.permute == "both" else sampler.batch,
     }
     clock = time.process_time if args.cpu_time else time.perf_counter
     speeds: dict[str, list[float]] = {name: [] for name in sides}
@@ -94,6 +105,7 @@ def measure(source: Path, store: CheckpointStore, args: argparse.Namespace) -> d
             "checkpoints": len(store),
             "parameters": store.header.layout.num_params,
             "batch_size": args.batch_size,
+            "permute": args.permute,
             "clock": clock.__name__,
         },
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
@@ -103,9 +115,9 @@ def measure(source: Path, store: CheckpointStore, args: argparse.Namespace) -> d
 class LmdbPairs:
     """Pairs read as the reference reads them."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open every folder (one descriptor each) and read every runs.json."""
-        lmdb = import_lmdb()
+    def __init__(self, folder: Path, task: Task | None) -> None:
+        """Open every folder (one descriptor each) and read every runs.json; a task's units are permuted."""
+        lmdb, self.task = import_lmdb(), task
         with LmdbRuns(folder) as runs:
             self.listings = []
             for name in runs.names:
@@ -137,6 +149,10 @@ class LmdbPairs:
         first = int(torch.randint(0, len(keys) - spacing, ()).item())
         start, future = keys[first], keys[first + spacing]
         vectors = [self.vector(run, key) * COEFFICIENT for key in (start, future)]
+        if self.task is not None:  # pair by pair, the same order for both
+            orders = self.task.permutations.draw(self.task.layout, 1, torch.default_generator)
+            index = self.task.permutations.index(self.task.layout, orders)[0]
+            vectors = [vector[index] for vector in vectors]
         return vectors[0], vectors[1], listing[start][METRIC], listing[future][METRIC]
 
     def vector(self, run: int, key: str) -> Tensor:
