@@ -234,11 +234,15 @@ def print_table(title: str, results: dict[str, dict[str, Any]]) -> None:
         f"\n| {title} | steps | minutes | alignment | validation loss | validation error % |\n|---|---|---|---|---|---|"
     )
     for name, found in results.items():
-        cells = [
-            f"{found[k]['mean']:.3f} [{found[k]['low']:.3f}, {found[k]['high']:.3f}]"
-            for k in ("alignment", "loss", "error")
-        ]
-        print(f"| {name} | {found['steps']} | {found['minutes']:.1f} | {' | '.join(cells)} |")
+        print(f"| {name} | {found['steps']} | {found['minutes']:.1f} | {' | '.join(interval_cells(found).values())} |")
+
+
+def interval_cells(found: dict[str, Any]) -> dict[str, str]:
+    """What `measure` returns, as text."""
+    return {
+        name: f"{found[name]['mean']:.3f} [{found[name]['low']:.3f}, {found[name]['high']:.3f}]"
+        for name in ("alignment", "loss", "error")
+    }
 
 
 if __name__ == "__main__":

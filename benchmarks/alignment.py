@@ -25,15 +25,16 @@ from benchmarks.ablations import (
     PRESETS,
     Preset,
     Variant,
+    interval_cells,
     measure,
     pair_sampler,
+    scale_and_facts,
     seconds_per_step,
     settings,
     slug,
     train,
     with_steps,
 )
-from checkpoints_dataset.facts import fit_normalizer, training_facts
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.atomic_files import read_json, write_json
 from g_pt.config_files import merge, read_yaml
@@ -149,8 +150,7 @@ def first_stage(
     if base:
         return load(base)
     task, options = get_task(config.task), config.pairs
-    normalizer = fit_normalizer(store, options.normalization, max_runs=options.max_runs)
-    facts = training_facts(store, task, config.metric, max_runs=options.max_runs)
+    normalizer, facts = scale_and_facts(store, config.task, config.metric, options.normalization, options.max_runs)
     return make_pipeline(config, task, make_model(config, task), normalizer, facts)
 
 
@@ -177,9 +177,11 @@ def second_stage(
 
 def quality(pipeline: ParameterUpdatePipeline, store: CheckpointStore) -> dict[str, str]:
     """Alignment, best loss and error, diversity, and the distance to the nearest training run."""
-    found = measure(pipeline)
-    cells = {name: f"{v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for name, v in found.items()}
-    return cells | diversity_cells(pipeline) | {"nearest run": f"{novelty(pipeline, store):.2f}"}
+    return (
+        interval_cells(measure(pipeline))
+        | diversity_cells(pipeline)
+        | {"nearest run": f"{novelty(pipeline, store):.2f}"}
+    )
 
 
 def novelty(pipeline: ParameterUpdatePipeline, store: CheckpointStore) -> float:
@@ -218,13 +220,7 @@ def diversity_cells(pipeline: ParameterUpdatePipeline, num_steps: int | None = N
 
 def steps_table(pipeline: ParameterUpdatePipeline) -> dict[str, dict[str, str]]:
     """Quality by the number of sampling steps."""
-    found = {}
-    for num_steps in NUM_STEPS:
-        cells = measure(pipeline, num_steps)
-        found[f"{num_steps} steps"] = {
-            name: f"{v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for name, v in cells.items()
-        }
-    return found
+    return {f"{num_steps} steps": interval_cells(measure(pipeline, num_steps)) for num_steps in NUM_STEPS}
 
 
 def diversity_table(pipeline: ParameterUpdatePipeline) -> dict[str, dict[str, str]]:
