@@ -6,7 +6,7 @@ import pytest
 
 from g_pt.hub import BUNDLED, bundled_models
 from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.report import evaluate_prompting
+from g_pt.report.prompting import evaluate_prompting
 
 FOUR_MEGABYTES = 4 * 1024 * 1024
 

@@ -5,7 +5,7 @@ import torch
 from tiny_training import tiny_config, tiny_store, train
 
 from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.report import evaluate_prompting
+from g_pt.report.prompting import evaluate_prompting
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
     from g_pt.pipeline import ParameterUpdatePipeline
-    from g_pt.report import Report
+    from g_pt.report.prompting import Report
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def run(arguments: Arguments) -> None:
     from g_pt.atomic_files import write_json
     from g_pt.commands.own_task import check_task_of
     from g_pt.pipeline import ParameterUpdatePipeline
-    from g_pt.report import evaluate_prompting
+    from g_pt.report.prompting import evaluate_prompting
     from g_pt.tasks import get_task
 
     hide_bars_in_pipes()

@@ -1,0 +1,1 @@
+"""What `gpt-evaluate` says about a model, one section per question."""

@@ -1,0 +1,92 @@
+"""A section of the report: facts for the JSON file, tables for people, pictures."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.report.runs import ReferenceRuns
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names the row.
+
+    Attributes:
+        title: one line that says what is compared, on how many networks, on which split.
+        columns: names, the first one that of the rows.
+        rows: as long as `columns` each.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The table in Markdown, its title above."""
+        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question and its answer.
+
+    Attributes:
+        name: key of the JSON object and stem of the pictures.
+        title: heading.
+        facts: JSON; every figure with its number of networks and, where it is a mean, its interval.
+        tables: for the terminal and for Markdown.
+        notes: sentences on how to read them.
+        figures: `{file name: function that writes the picture there}`, .png or .gif.
+    """
+
+    name: str
+    title: str
+    facts: dict[str, Any]
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    figures: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, and how thoroughly.
+
+    Attributes:
+        pipeline: with the facts of its training.
+        model: its name.
+        num_networks: freshly initialised networks; sections that cost more take a stated part of them.
+        num_prompts: prompts over a range.
+        num_inference_steps: sampling steps; the pipeline's default where None.
+        seed: every section draws from `generator(its name)`, so that leaving one out changes no other.
+        runs: what the model was trained on, and runs it never saw; None where they are not at hand.
+        progress: called with a few words before each part of the work.
+    """
+
+    pipeline: ParameterUpdatePipeline
+    model: str
+    num_networks: int = 256
+    num_prompts: int = 20
+    num_inference_steps: int | None = None
+    seed: int = 0
+    runs: ReferenceRuns | None = None
+    progress: Callable[[str], object] = lambda words: None
+
+    def generator(self, name: str) -> torch.Generator:
+        """Of everything random in a section."""
+        return torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{name}".encode()))
+
+
+class MeasureSection(Protocol):
+    """A function that answers one question; None where the subject cannot be asked it."""
+
+    def __call__(self, subject: Subject) -> Section | None:
+        """Measure."""
+        ...
