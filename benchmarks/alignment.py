@@ -7,8 +7,9 @@
 
 Settings are those of the task's preset. Studies: `stages` divides the same time between denoising and alignment,
 `runs` does both on fewer runs; `weights` (how much of the denoising loss is kept) and `gradients` (exact, or estimated)
-align one trained model, `--base`; every training takes the same `--minutes`, or the same `--steps`. `steps`, `diversity` and `beyond` (prompts below the best loss) measure `--models`.
-Everything is measured on fresh inits and the VALIDATION split. Finished variants are not repeated. Prints Markdown.
+align one trained model, `--base`. Every training takes the same `--minutes`, or the same `--steps`. `steps`,
+`diversity` and `beyond` (prompts below the best loss) measure `--models`. Everything is measured on fresh inits and the
+VALIDATION split. Finished variants are not repeated. Prints Markdown.
 """
 
 from __future__ import annotations
