@@ -57,6 +57,31 @@ def simulated_returns(
     return returns
 
 
+def differentiable_returns(
+    simulator: Simulator, act: Act, tensors: Mapping[str, Tensor], starts: Tensor, max_episode_steps: int
+) -> Tensor:
+    """As `simulated_returns`, in float32 and differentiable in the tensors, of a simulator that has a gradient.
+
+    The gradient of a reward reaches back to the last multiple of `gradient_horizon` steps only (truncated
+    backpropagation through time): through whole episodes that of a policy which nearly balances is chaotic, some
+    are a thousand times as long as others, and they say little about the next step (Metz et al. 2021, "Gradients
+    are not all you need").
+    """
+    assert simulator.gradient_horizon is not None
+    num_policies = len(next(iter(tensors.values())))
+    states = starts.float().expand(num_policies, -1, -1)
+    returns = states.new_zeros(num_policies, len(starts))
+    alive = torch.ones_like(returns, dtype=torch.bool)
+    for step in range(max_episode_steps):
+        if step % simulator.gradient_horizon == 0:
+            states = states.detach()
+        states, rewards, terminated = simulator.step(states, act(tensors, simulator.observe(states)))
+        returns = returns + rewards * alive
+        alive = alive & ~terminated
+        states = states.masked_fill(~alive[..., None], 0.0)
+    return returns
+
+
 @torch.no_grad()
 def gymnasium_returns(
     environments: Sequence[Environment],

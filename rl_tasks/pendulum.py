@@ -20,6 +20,7 @@ class PendulumSimulator(Simulator):
     """States are the angle, 0 at the top, and its velocity; a rod of length 1 and mass 1."""
 
     start_bounds = (math.pi, 1.0)
+    gradient_horizon = 20
 
     def observe(self, states: Tensor) -> Tensor:
         """Cosine, sine, velocity."""

@@ -20,6 +20,8 @@ class Simulator(ABC):
     """
 
     start_bounds: Sequence[float]
+    gradient_horizon: int | None = None
+    """Steps through which the gradient of a reward flows back; None where `step` has none, as for choices."""
 
     def starts(self, num_episodes: int, generator: torch.Generator) -> Tensor:
         """Random start states: (num_episodes, S) float64."""

@@ -6,7 +6,7 @@ B = policies, P = parameters per policy, E = episodes, N = observations, O = siz
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from g_pt.seeds import seeded_global_generator
 from g_pt.tasks.base import PopulationTask, Split, TrainedPopulation, check_split
 from g_pt.tasks.ppo_config import PPOConfig
 from rl_tasks.environments import Environments, SimulatedEnvironments
-from rl_tasks.episodes import gymnasium_returns, simulated_returns
+from rl_tasks.episodes import differentiable_returns, gymnasium_returns, simulated_returns
 from rl_tasks.gymnasium_environments import Environment, EnvironmentFacts, GymnasiumEnvironments, make_environment
 from rl_tasks.policies import mlp_network, stacked_forward, stacked_init
 from rl_tasks.ppo import PopulationPPO
@@ -147,6 +147,21 @@ class GymnasiumTask(PopulationTask):
         lowest, highest = FIRST_SEEDS["test"] + 1_000_000, 2**31 - 1  # seeds of no split
         seeds = torch.randint(lowest, highest, (num_samples,), generator=generator).tolist()
         return self.gymnasium_returns(params, seeds).mean(dim=1).float().to(params.device)
+
+    @property
+    def differentiable_metrics(self) -> Collection[str]:  # type: ignore[override]
+        """The return, where the simulator is differentiable."""
+        return ("return",) if self.simulator is not None and self.simulator.gradient_horizon else ()
+
+    def differentiable_metric(self, name: str, params: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+        """Mean return over fresh episodes of a differentiable simulator, the same for all policies: (B, P) to (B,)."""
+        if name not in self.differentiable_metrics:
+            return super().differentiable_metric(name, params, num_samples, generator)
+        assert self.simulator is not None
+        starts = self.simulator.starts(num_samples, generator).to(params.device)
+        tensors = self.layout.unflatten(params)
+        limit = self.facts.max_episode_steps
+        return differentiable_returns(self.simulator, self.act, tensors, starts, limit).mean(dim=1)
 
     def simulated_returns(self, params: Tensor, starts: Tensor) -> Tensor:
         """Returns in the batched simulator: (B, P) raw and starts (E, S) to (B, E)."""

@@ -6,7 +6,7 @@ B = networks in a batch, P = parameters per network.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -34,6 +34,8 @@ class Task(ABC):
     metrics: Mapping[str, Metric]
     endless_data = False
     """Whether training draws from the same endless source as the splits, so that no metric is better in training."""
+    differentiable_metrics: Collection[str] = ()
+    """Names of the metrics that `differentiable_metric` knows."""
 
     @abstractmethod
     def network(self) -> nn.Module:
@@ -68,6 +70,16 @@ class Task(ABC):
             ValueError: the task has no such estimate.
         """
         raise ValueError(f"task {self.name!r} has no sampled_metric, which training needs to see {name!r}: define it")
+
+    def differentiable_metric(self, name: str, params: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+        """As `sampled_metric`, with a gradient with respect to `params`, which need not be that of every single value.
+
+        Supervised losses have `TrainableTask.training_losses` for it.
+
+        Raises:
+            ValueError: the task has no such gradient.
+        """
+        raise ValueError(f"metric {name!r} of task {self.name!r} has no gradient of its own")
 
     def recalibrate(self, params: Tensor) -> Tensor:
         """Estimate anew what an update cannot hit exactly, such as BatchNorm's running statistics: (B, P) to (B, P).

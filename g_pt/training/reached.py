@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+from accelerate.utils import gather
 from torch import Tensor
 
 from g_pt.metrics import Metric
@@ -73,11 +74,43 @@ class ExactlyReached:
         return self.metric.embedded(self.task.training_losses(tensors, examples))
 
 
-class ReachedByEvolution:
-    """Through `Task.sampled_metric` of many perturbed networks: any metric that can be measured in training."""
+class ReachedBySampling:
+    """Through `Task.sampled_metric`, without a gradient."""
 
     def __init__(self, task: Task, metric: Metric, normalizer: ParameterNormalizer, options: AlignmentConfig) -> None:
         self.task, self.metric, self.normalizer, self.options = task, metric, normalizer, options
+
+    @torch.no_grad()
+    def measure(self, params: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+        """See `Reached.measure`."""
+        return self.metric.embedded(self.task.sampled_metric(self.metric.name, params, num_samples, generator))
+
+
+class ReachedByOwnGradient(ReachedBySampling):
+    """Through `Task.differentiable_metric`, such as the return of a differentiable simulator.
+
+    Gradients of single networks may be longer than those of others by orders of magnitude; each is shortened to the
+    median length of the global batch.
+    """
+
+    def squared_gap(self, x_0: Tensor, wanted: Tensor, generator: torch.Generator, share: slice) -> Tensor:
+        """See `Reached.squared_gap`."""
+        sampled = x_0.detach().requires_grad_()
+        params, num_samples = self.normalizer.unnormalize(sampled), self.options.num_examples
+        reached = self.metric.embedded(
+            self.task.differentiable_metric(self.metric.name, params, num_samples, generator)
+        )  # (b,)
+        (gradient,) = torch.autograd.grad(reached.sum(), sampled)  # (b, P)
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        lengths = gradient.norm(dim=1)  # (b,)
+        longest = gather(lengths).median()
+        gradient = gradient * (longest / lengths.clamp_min(1e-12)).clamp(max=1.0)[:, None]
+        gap = (reached - wanted).detach()
+        return with_gradient(gap.square().mean(), x_0, 2 * gap[:, None] * gradient / len(x_0))
+
+
+class ReachedByEvolution(ReachedBySampling):
+    """Through `Task.sampled_metric` of many perturbed networks: any metric that can be measured in training."""
 
     def squared_gap(self, x_0: Tensor, wanted: Tensor, generator: torch.Generator, share: slice) -> Tensor:
         """See `Reached.squared_gap`."""
@@ -93,18 +126,15 @@ class ReachedByEvolution:
         )  # (b,), (b, P)
         return with_gradient(gaps.mean(), x_0, gradient / len(x_0))
 
-    @torch.no_grad()
-    def measure(self, params: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
-        """See `Reached.measure`."""
-        return self.metric.embedded(self.task.sampled_metric(self.metric.name, params, num_samples, generator))
-
 
 def make_reached(config: TrainConfig, task: Task, metric: Metric, normalizer: ParameterNormalizer) -> Reached:
     """What `config.alignment.gradient` asks for; raises what `has_exact_gradient` raises."""
-    if has_exact_gradient(config, task):
-        assert isinstance(task, TrainableTask)
-        return ExactlyReached(task, metric, normalizer, config.alignment)
-    return ReachedByEvolution(task, metric, normalizer, config.alignment)
+    if not has_exact_gradient(config, task):
+        return ReachedByEvolution(task, metric, normalizer, config.alignment)
+    if metric.name in task.differentiable_metrics:
+        return ReachedByOwnGradient(task, metric, normalizer, config.alignment)
+    assert isinstance(task, TrainableTask)
+    return ExactlyReached(task, metric, normalizer, config.alignment)
 
 
 def has_exact_gradient(config: TrainConfig, task: Task) -> bool:
@@ -115,7 +145,7 @@ def has_exact_gradient(config: TrainConfig, task: Task) -> bool:
             training.
     """
     wanted, name = config.alignment.gradient, config.metric
-    differentiable = isinstance(task, TrainableTask) and name == "loss"
+    differentiable = (isinstance(task, TrainableTask) and name == "loss") or name in task.differentiable_metrics
     if wanted == "exact" and not differentiable:
         raise ValueError(f"metric {name!r} of task {task.name!r} has no exact gradient: set alignment.gradient to auto")
     if wanted != "evolution" and differentiable:
