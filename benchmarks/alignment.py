@@ -1,15 +1,13 @@
 """What alignment brings, costs and needs: short trainings of both stages, compared on held-out inits.
 
     python -m benchmarks.alignment --study stages --minutes 8
-    python -m benchmarks.alignment --study runs --steps 4000
     python -m benchmarks.alignment --study weights --base runs/digits/loss/base --minutes 3
     python -m benchmarks.alignment --study steps --models runs/digits/loss/base runs/digits/loss/pipeline
 
 Settings are those of the task's preset. Studies: `stages` divides the same time between denoising and alignment,
 `runs` does both on fewer runs; `weights` (how much of the denoising loss is kept) and `gradients` (exact, or estimated)
-align one trained model, `--base`. Every training takes the same `--minutes`, or the same `--steps`. `steps`,
-`diversity` and `beyond` (prompts below the best loss) measure `--models`. Everything is measured on fresh inits and the
-VALIDATION split. Finished variants are not repeated. Prints Markdown.
+align one trained model, `--base`; `steps`, `diversity` and `beyond` (prompts below the best loss) measure `--models`.
+Everything is measured on fresh inits and the VALIDATION split. Finished variants are not repeated. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -73,7 +71,7 @@ STUDIES: dict[str, dict[str, Training]] = {
         "both": Training(),
         "both, behavioural loss 0.02": Training(diffusion={"behavioural_weight": 0.02}),
     },
-    "runs": {f"{num} runs": Training(0.8, max_runs=num) for num in (10, 30, 100, 300, 1000, 9600)},
+    "runs": {f"{num} runs": Training(max_runs=num) for num in (10, 30, 120, 1000)},
     "weights": {f"denoising weight {w:g}": Training(0.0, {"diffusion_weight": w}) for w in (0.0, 0.1, 1.0, 10.0)},
     "gradients": {
         "exact": Training(0.0),
@@ -93,7 +91,6 @@ def main() -> None:
     parser.add_argument("--study", choices=[*STUDIES, "steps", "diversity", "beyond"], required=True)
     parser.add_argument("--task", default="digits", help="a task with a preset of its name")
     parser.add_argument("--minutes", type=float, default=5.0, help="time of every training")
-    parser.add_argument("--steps", type=int, help="steps of every training, whatever time they take")
     parser.add_argument("--base", type=Path, help="a denoised pipeline, for weights and gradients")
     parser.add_argument("--models", nargs="*", default=[], help="pipelines, for steps, diversity and beyond")
     parser.add_argument("--only", nargs="*", help="variants of the study; all where not given")
@@ -132,10 +129,10 @@ def trained(name: str, training: Training, args: argparse.Namespace, out: Path) 
         )
         config = settings(program, variant, file.parent)
         started = time.perf_counter()
-        pipeline = first_stage(config, variant, store, training.denoising, args)
+        pipeline = first_stage(config, variant, store, training.denoising * args.minutes, args.base)
         steps = 0
         if training.denoising < 1:
-            pipeline, steps = second_stage(config, pipeline, store, 1 - training.denoising, args)
+            pipeline, steps = second_stage(config, pipeline, store, (1 - training.denoising) * args.minutes)
         minutes = f"{(time.perf_counter() - started) / 60:.1f}"
         pipeline.set_progress_bar_config(disable=True)
         write_json(file, {"minutes": minutes, "alignment steps": str(steps), **quality(pipeline, store)})
@@ -144,37 +141,29 @@ def trained(name: str, training: Training, args: argparse.Namespace, out: Path) 
 
 
 def first_stage(
-    config: TrainConfig, variant: Variant, store: CheckpointStore, share: float, args: argparse.Namespace
+    config: TrainConfig, variant: Variant, store: CheckpointStore, minutes: float, base: Path | None
 ) -> ParameterUpdatePipeline:
-    """Denoise for a share of the time or steps, or take the base, or random weights."""
-    if share:
-        steps = args.steps and round(share * args.steps)
-        steps = steps or int(60 * share * args.minutes / seconds_per_step(config, variant, store))
+    """Denoise for some minutes, or take the base, or random weights."""
+    if minutes:
+        steps = int(60 * minutes / seconds_per_step(config, variant, store))
         return train(with_steps(config, steps), variant, store)
-    if args.base:
-        return load(args.base)
+    if base:
+        return load(base)
     task, options = get_task(config.task), config.pairs
     normalizer, facts = scale_and_facts(store, config.task, config.metric, options.normalization, options.max_runs)
     return make_pipeline(config, task, make_model(config, task), normalizer, facts)
 
 
 def second_stage(
-    config: TrainConfig,
-    pipeline: ParameterUpdatePipeline,
-    store: CheckpointStore,
-    share: float,
-    args: argparse.Namespace,
+    config: TrainConfig, pipeline: ParameterUpdatePipeline, store: CheckpointStore, minutes: float
 ) -> tuple[ParameterUpdatePipeline, int]:
-    """Align for a share of the time or steps; how many steps a time allows follows from a trial on a copy."""
+    """Align for some minutes; the number of steps follows from a trial on a copy."""
     pairs = pair_sampler(config, store).batch
 
     def run(num_steps: int, model: ParameterUpdatePipeline, output: Path) -> ParameterUpdatePipeline:
         stage = replace(config, alignment=replace(config.alignment, num_steps=num_steps), output=output)
         return align(stage, get_task(config.task), model, pairs)
 
-    if args.steps:
-        steps = round(share * args.steps)
-        return run(steps, pipeline, config.output), steps
     weights = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}
     moments = []
     for trial, num_steps in enumerate((1, 1, 1 + TRIAL_STEPS)):  # the first one of a program is slower than the next
@@ -182,7 +171,7 @@ def second_stage(
         run(num_steps, pipeline, config.output / f"trial-{trial}")
         moments.append(time.perf_counter() - started)
     pipeline.transformer.load_state_dict(weights)
-    steps = max(1, int(60 * share * args.minutes * TRIAL_STEPS / (moments[2] - moments[1])))
+    steps = max(1, int(60 * minutes * TRIAL_STEPS / (moments[2] - moments[1])))
     return run(steps, pipeline, config.output), steps
 
 
