@@ -13,9 +13,9 @@ LARGEST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Have the C library keep freed memory of this process, to hand it out again; whether it can be told so.
 
-    As it comes, glibc gives every tensor above 32 MB, and at first above 128 KB, pages of its own, and returns them to the
-    system when the tensor is freed. The system clears pages when they are first written to: at the step of
-    `benchmarks/training_step.py` 50,000 page faults, a sixth of its time (`--as-it-comes`). Kept is as much as the program
+    As it comes, glibc gives every large tensor pages of its own and returns them when the tensor is freed, and the
+    system clears pages when they are first written to: 50,000 page faults in each step of
+    `benchmarks/training_step.py`, which takes a sixth longer so (--memory-as-it-comes). Kept is as much as the program
     has needed at once. Other systems and other allocators are left alone.
     """
     if not sys.platform.startswith("linux"):

@@ -16,11 +16,12 @@ def faults():
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-(torch.ones(10_000_000) + 1).sum()
-before = faults()
-for _ in range(5):
+counts = []
+for _ in range(16):  # the first few find their places
+    before = faults()
     (torch.ones(10_000_000) + 1).sum()  # 2 x 40 MB: 20,000 pages
-print(faults() - before)
+    counts.append(faults() - before)
+print(sorted(counts)[8])
 """
 
 
@@ -31,4 +32,4 @@ def page_faults(how: str) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a matter of glibc")
 def test_tensors_of_the_next_step_take_the_pages_of_the_last() -> None:
-    assert page_faults("keep") < 200 < 20_000 < page_faults("leave")
+    assert page_faults("keep") < 100 < 19_000 < page_faults("leave")
