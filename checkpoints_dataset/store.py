@@ -5,8 +5,6 @@ P = parameters per network, rows = checkpoints of all runs.
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from checkpoints_dataset.format import (
@@ -28,22 +25,10 @@ from checkpoints_dataset.format import (
     shard_name,
     split_of,
 )
+from checkpoints_dataset.mapped_rows import MappedRows, map_safetensors
 from checkpoints_dataset.writer import fingerprint
 from g_pt.atomic_files import read_json
 from g_pt.tasks.base import Split, Task, check_split
-
-NUMPY_DTYPES = {
-    "F16": np.float16,
-    "F32": np.float32,
-    "F64": np.float64,
-    "U8": np.uint8,
-    "I8": np.int8,
-    "I16": np.int16,
-    "I32": np.int32,
-    "I64": np.int64,
-    "BOOL": np.bool_,
-}
-
 
 REPAIR = "; delete the shard's .json and run the same gpt-harvest again to make the shard anew"
 
@@ -123,9 +108,8 @@ class CheckpointStore:
         return len(self.run)
 
     @cached_property
-    def _params(self) -> list[np.ndarray[Any, Any]]:
-        # plain views: indexing a memmap itself takes longer than copying a small row
-        return [np.asarray(self.array(PARAMS, index)) for index in range(self.header.num_shards)]
+    def _params(self) -> MappedRows:
+        return MappedRows([self.array(PARAMS, index) for index in range(self.header.num_shards)])
 
     def array(self, name: str, shard: int) -> np.ndarray[Any, Any]:
         """Memory-mapped rows of one array of one shard, (rows of the shard, ...), in the dtype on disk."""
@@ -138,19 +122,14 @@ class CheckpointStore:
         return self.array(name, shard)[rows.start - start : rows.stop - start]
 
     def params(self, rows: np.ndarray[Any, Any]) -> Tensor:
-        """Gather raw parameters of the given rows, in their order: (len(rows), P) float32."""
-        rows = np.asarray(rows, dtype=np.int64)
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"rows must lie in [0, {len(self)}), got {rows.min()} to {rows.max()}")
-        shards = np.searchsorted(self._row_ends, rows, side="right")
-        places = rows - np.array([0, *self._row_ends])[shards]  # in their shards
-        if len(rows) and (shards == shards[0]).all():
-            return torch.from_numpy(self._params[shards[0]]).index_select(0, torch.from_numpy(places)).float()
-        gathered = np.empty((len(rows), self.header.layout.num_params), dtype=np.float32)
-        # row by row: one copy of each, where an index per shard would make a second one
-        for out, shard, place in zip(gathered, shards.tolist(), places.tolist(), strict=True):
-            out[:] = self._params[shard][place]
-        return torch.from_numpy(gathered)
+        """Gather raw parameters of the given rows, in their order: (len(rows), P) float32.
+
+        Memory: the result, and at most 256 MB of mapped pages, however large the dataset is.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        return self._params.gather(np.asarray(rows, dtype=np.int64))
 
     def runs_of(self, split: Split) -> list[RunRecord]:
         """The runs of one split; checkpoints of a run are never in two splits."""
@@ -215,25 +194,3 @@ def check_records(path: Path, records: list[RunRecord], table: pa.Table) -> None
     runs = np.repeat(np.array([r.run for r in records], dtype=np.int64), counts)
     if [r.first_row for r in records] != firsts.tolist() or not np.array_equal(runs, table[RUN].to_numpy()):
         raise StoreError(f"{path} lists runs that do not fit the rows of {path.with_suffix('.arrow').name}: altered")
-
-
-def map_safetensors(path: Path, name: str) -> np.ndarray[Any, Any]:
-    """One tensor of a safetensors file as a read-only memory map, without reading it.
-
-    Row access through `safetensors` itself is several times slower than through the map.
-    """
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    if name not in header:
-        raise StoreError(f"{path} has no array {name!r}; it has {sorted(set(header) - {'__metadata__'})}")
-    entry = header[name]
-    if 0 in entry["shape"]:  # nothing to map
-        return np.empty(tuple(entry["shape"]), dtype=NUMPY_DTYPES[entry["dtype"]])
-    return np.memmap(
-        path,
-        dtype=NUMPY_DTYPES[entry["dtype"]],
-        mode="c",  # copy-on-write: torch wants a writable buffer, the file stays as it is
-        offset=8 + length + entry["data_offsets"][0],
-        shape=tuple(entry["shape"]),
-    )

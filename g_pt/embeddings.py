@@ -5,8 +5,12 @@ B = batch, F = frequencies, W = width of the transformer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from g_pt.batched_layers import apply_linears
 
 
 class ScalarEmbedding(nn.Module):
@@ -18,11 +22,21 @@ class ScalarEmbedding(nn.Module):
         self.num_frequencies, self.max_frequency = num_frequencies, max_frequency
         self.project = nn.Linear(2 * num_frequencies + 1, width)
 
-    def forward(self, scalar: Tensor) -> Tensor:
-        """(B,), float32 or float64, to (B, W) in the type of the weights."""
+    def features(self, scalar: Tensor) -> Tensor:
+        """(B,), float32 or float64, to what the linear layer is given: (B, 2F+1) in the type of its weights."""
         # not a buffer: .to(bfloat16) would move a frequency of 600 by up to 2 radians
         exponents = torch.linspace(0, 1, self.num_frequencies, device=scalar.device)
         phase = scalar[:, None] * self.max_frequency**exponents  # (B, F)
         features = torch.cat([phase.sin(), phase.cos(), scalar[:, None]], dim=1)  # (B, 2F+1)
-        embedded: Tensor = self.project(features.to(self.project.weight.dtype))  # (B, W)
+        return features.to(self.project.weight.dtype)
+
+    def forward(self, scalar: Tensor) -> Tensor:
+        """(B,), float32 or float64, to (B, W) in the type of the weights."""
+        embedded: Tensor = self.project(self.features(scalar))  # (B, W)
         return embedded
+
+
+def embed_scalars(embeddings: Sequence[ScalarEmbedding], scalars: Sequence[Tensor]) -> Tensor:
+    """Several scalars (B,), each by its own embedding, as one batched product: (B, scalars, W)."""
+    features = [embedding.features(scalar) for embedding, scalar in zip(embeddings, scalars, strict=True)]
+    return torch.stack(apply_linears([embedding.project for embedding in embeddings], features), dim=1)

@@ -24,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from g_pt.batched_layers import apply_linears
 from g_pt.parameters import ParameterLayout
 from g_pt.permutations import AxisBlock, PermutationSpec
 
@@ -169,7 +170,8 @@ class ParameterTokens(nn.Module):
             for a, b, shape in zip(noised, start, shapes, strict=True)
         ]
         num = len(self.shapes)
-        tokens = [e(x) + kind for x, e, kind in zip(both[:num], self.encoders, self.kinds, strict=True)]  # (B, U, W)
+        encoded = apply_linears(self.encoders, both[:num])  # (B, U, W)
+        tokens = [part + kind for part, kind in zip(encoded, self.kinds, strict=True)]
         if hasattr(self, "positions"):
             tokens = [t + p for t, p in zip(tokens, self.positions.split(self.sizes), strict=True)]
         edges = [e(x) for x, e in zip(both[num:], self.edge_encoders, strict=True)]  # (B, R, C, E)
@@ -177,6 +179,6 @@ class ParameterTokens(nn.Module):
 
     def decode(self, tokens: list[Tensor], edges: list[Tensor]) -> Tensor:
         """Tokens [(B, U, W)] and edges [(B, R, C, E)] to a vector (B, P)."""
-        parts = [decoder(part) for part, decoder in zip(tokens, self.decoders, strict=True)]  # (B, U, K)
+        parts = apply_linears(self.decoders, tokens)  # (B, U, K)
         parts += [decoder(part) for part, decoder in zip(edges, self.edge_decoders, strict=True)]  # (B, R, C, K)
         return torch.cat([part.flatten(1) for part in parts], dim=1)[:, self.scatter]  # (B, P)

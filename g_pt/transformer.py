@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from g_pt.edges import EdgeMixing
-from g_pt.embeddings import ScalarEmbedding
+from g_pt.embeddings import ScalarEmbedding, embed_scalars
 from g_pt.metrics import Metric
 from g_pt.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
@@ -50,7 +50,8 @@ class TransformerBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, S, W) to (B, S, W)."""
         qkv = self.qkv(self.norm1(tokens))  # (B, S, 3W)
-        q, k, v = rearrange(qkv, "b s (three h d) -> three b h s d", three=3, h=self.num_heads)
+        # contiguous: one copy here, where the products of attention would make three
+        q, k, v = rearrange(qkv, "b s (three h d) -> three b h s d", three=3, h=self.num_heads).contiguous()
         mixed = attention(q, k, v)  # (B, H, S, W/H)
         tokens = tokens + self.proj(rearrange(mixed, "b h s d -> b s (h d)"))  # (B, S, W)
         return tokens + self.mlp(self.norm2(tokens))  # (B, S, W)
@@ -137,13 +138,16 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         start, prompt = self.metric.embedded(starting_metric), self.metric.embedded(prompted_metric)
         time = timesteps.to(start.dtype) / self.config.num_train_timesteps
         values = (time, start, prompt, prompt - start)
-        scalars = torch.stack([embed(v) for embed, v in zip(self.scalars, values, strict=True)], dim=1)  # (B, 4, W)
+        scalars = embed_scalars(list(self.scalars), values)  # (B, 4, W)
         units, edges = self.tokens.encode(x_t, x_start)  # [(B, U, W)], [(B, R, C, E)]
         groups = [*units, scalars + self.scalar_kinds]  # units, chunks and the four scalars
         sizes = [group.shape[1] for group in groups]
+        tokens = torch.cat(groups, dim=1)  # (B, S, W)
         for mixing, block in zip(self.mixings, self.blocks, strict=True):
-            groups, edges = mixing(groups, edges)
-            tokens = block(torch.cat(groups, dim=1))  # (B, S, W)
-            groups = list(tokens.split(sizes, dim=1))
-        update = self.tokens.decode([self.norm(group) for group in groups[:-1]], edges)  # (B, P)
+            if edges:  # or there is nothing to take the tokens apart for
+                groups, edges = mixing(list(tokens.split(sizes, dim=1)), edges)
+                tokens = torch.cat(groups, dim=1)
+            tokens = block(tokens)
+        units = list(self.norm(tokens).split(sizes, dim=1))[:-1]
+        update = self.tokens.decode(units, edges)  # (B, P)
         return x_start + update if self.config.prediction_type == "sample" else update
