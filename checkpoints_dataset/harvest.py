@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader
 from checkpoints_dataset.optimizers import make_optimizer
 from checkpoints_dataset.writer import DatasetWriter
+from g_pt.processes import Team
 from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import PopulationTask, Task, TrainableTask, TrainedPopulation
@@ -25,19 +27,29 @@ from g_pt.tasks.base import PopulationTask, Task, TrainableTask, TrainedPopulati
 Progress = Callable[[int], object]  # called with the number of network-steps just taken
 
 
-def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | None = None) -> dict[int, str]:
+def harvest(
+    config: HarvestConfig, folder: Path | str, *, progress: Progress | None = None, team: Team | None = None
+) -> dict[int, str]:
     """Train `config.num_runs` networks and write their checkpoints to a dataset folder.
 
     Finished shards of an earlier, interrupted call are kept. Each shard depends on the seed and its own number
-    only, so an interrupted harvest ends with the same bytes as an uninterrupted one.
+    only, so an interrupted harvest ends with the same bytes as an uninterrupted one, and one that many processes
+    share, all of which call this, with the same bytes as that of one.
+
+    Args:
+        config: all settings.
+        folder: of the dataset; several processes need the same one, on whatever hosts they are.
+        progress: told of network-steps; the first process of several counts its own as the others' too.
+        team: the processes that share the work; this one alone where not given.
 
     Returns:
-        `{run: reason}` for the runs left out by this call.
+        `{run: reason}` for the runs left out by this call, in this process.
 
     Raises:
         ValueError: the task cannot be trained, or not with these settings.
         StoreError: the folder holds something else, or another harvest is writing there.
     """
+    team = team or Team()
     task = get_task(config.task)
     check_harvestable(task, config)
     header = DatasetHeader(
@@ -48,8 +60,49 @@ def harvest(config: HarvestConfig, folder: Path | str, *, progress: Progress | N
         dtype=config.dtype,
         source=source_of(config, task),
     )
-    with folder_lock(folder):  # only now: settings that cannot be harvested leave no folder behind
-        return write_missing_shards(DatasetWriter(folder, header), task, config, progress)
+    with ExitStack() as stack:
+        missing = agreed_shards(team, folder, header, stack)
+        if progress is not None:
+            shards = set(range(config.num_shards)) - set(missing)
+            progress(sum(len(runs_of(config, shard)) for shard in shards) * config.num_steps)
+        writer = DatasetWriter(folder, header, clean=False)
+        left_out = write_shards(writer, task, config, team.part(missing), progress_of_all(progress, team))
+        team.wait()  # the first process holds the lock for all
+        return left_out
+
+
+def agreed_shards(team: Team, folder: Path | str, header: DatasetHeader, stack: ExitStack) -> list[int]:
+    """Shards that are not there yet, as the first process sees them, which locks the folder until the stack ends.
+
+    Raises:
+        StoreError, OSError: what the first process met, in every process.
+    """
+    missing: list[int] = []
+    error: Exception | None = None
+    if team.is_first:
+        try:
+            stack.enter_context(folder_lock(folder))  # only now: what cannot be harvested leaves no folder behind
+            writer = DatasetWriter(folder, header)
+            missing = [shard for shard in range(header.num_shards) if not writer.is_finished(shard)]
+        except (ValueError, OSError) as problem:
+            error = problem
+    missing, error = team.from_first((missing, error))
+    if error is not None:
+        raise error
+    return missing
+
+
+def progress_of_all(progress: Progress | None, team: Team) -> Progress | None:
+    """Progress that takes the other processes to be as fast as this one."""
+    if progress is None or team.count == 1:
+        return progress
+    return lambda taken: progress(taken * team.count)
+
+
+def runs_of(config: HarvestConfig, shard: int) -> range:
+    """Numbers of the runs of a shard."""
+    first = shard * config.runs_per_shard
+    return range(first, min(first + config.runs_per_shard, config.num_runs))
 
 
 def check_harvestable(task: Task, config: HarvestConfig) -> None:
@@ -66,19 +119,14 @@ def check_harvestable(task: Task, config: HarvestConfig) -> None:
     make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)  # is there one?
 
 
-def write_missing_shards(
-    writer: DatasetWriter, task: Task, config: HarvestConfig, progress: Progress | None
+def write_shards(
+    writer: DatasetWriter, task: Task, config: HarvestConfig, shards: Sequence[int], progress: Progress | None
 ) -> dict[int, str]:
-    """Train and write the shards that are not there yet; returns what `harvest` returns."""
+    """Train and write some shards; returns what `harvest` returns."""
     steps = checkpoint_steps(config.num_steps, config.num_checkpoints, config.spacing)
     left_out: dict[int, str] = {}
-    for shard in range(config.num_shards):
-        first = shard * config.runs_per_shard
-        runs = range(first, min(first + config.runs_per_shard, config.num_runs))
-        if writer.is_finished(shard):
-            if progress is not None:
-                progress(len(runs) * config.num_steps)
-            continue
+    for shard in shards:
+        runs = runs_of(config, shard)
         generator = keyed_generator(config.seed, shard)
         with seeded_global_generator(keyed_generator(config.seed, shard, 1).initial_seed()):  # dropout draws from it
             trained = train_population(task, config, steps, len(runs), generator, progress)

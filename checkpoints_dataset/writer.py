@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,21 @@ from torch import Tensor
 from checkpoints_dataset.folder_lock import LOCK_FILE
 from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name
 from g_pt.atomic_files import TEMPORARY, atomic_path, read_json, write_json, written_by_living_process
+from g_pt.atomic_files import fingerprint as fingerprint
 from g_pt.tensor_files import write_tensors
 
 
 class DatasetWriter:
     """Adds finished shards to a folder; a folder of the same header is continued."""
 
-    def __init__(self, folder: Path | str, header: DatasetHeader) -> None:
+    def __init__(self, folder: Path | str, header: DatasetHeader, *, clean: bool = True) -> None:
         """Create or continue a dataset.
+
+        Args:
+            folder: of the dataset.
+            header: what all its shards share.
+            clean: remove what processes that are dead by now have left half-written; not for processes on several
+                hosts that share the work, since those of another host look dead.
 
         Raises:
             StoreError: the folder holds a dataset made with other settings, or other files.
@@ -37,7 +43,7 @@ class DatasetWriter:
             raise StoreError(f"{self.folder} is neither empty nor a checkpoint dataset; name another folder")
         else:
             write_json(path, header.to_json())
-        for leftover in leftovers:
+        for leftover in leftovers if clean else ():
             leftover.unlink()
 
     def is_finished(self, index: int) -> bool:
@@ -141,12 +147,6 @@ def is_leftover(path: Path) -> bool:
     """Whether a file is a temporary one of a process that was killed while writing a dataset."""
     ours = path.name.startswith((f"{HEADER_FILE}.", "shard-")) and path.name.endswith(TEMPORARY)
     return ours and not written_by_living_process(path)
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def check_same(path: Path, found: Any, wanted: dict[str, Any]) -> None:

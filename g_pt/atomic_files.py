@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -56,3 +57,9 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): damaged, or not written by this program") from error
+
+
+def fingerprint(path: Path | str) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return {"bytes": Path(path).stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -12,15 +12,13 @@ With alignment.num-steps the trained pipeline is kept in <output>/base, and a se
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
-from g_pt.commands.terminal import exit_on_user_error
+from g_pt.commands.terminal import exit_on_user_error, quiet_unless_first, show_warnings
 from g_pt.config_files import parse_config
 from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
@@ -51,9 +49,11 @@ class Program(TrainConfig):
 def main(arguments: list[str] | None = None) -> None:
     """Parse, harvest, train."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    program = parse_config(
-        Program(), arguments, presets=PRESETS, prog="train_g_pt.py", description=(__doc__ or "").strip()
-    )
+    with quiet_unless_first():
+        program = parse_config(
+            Program(), arguments, presets=PRESETS, prog="train_g_pt.py", description=(__doc__ or "").strip()
+        )
+    show_warnings("train_g_pt.py")
     with exit_on_user_error("train_g_pt.py"):
         use_data_dir(program.data_dir)
         run(program)
@@ -61,33 +61,37 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(program: Program) -> None:
     """Harvest where needed, then train."""
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
+    import torch
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
     from checkpoints_dataset.harvest import source_of
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.commands.harvest import harvest_with_progress
+    from g_pt.processes import Team, leave_team
     from g_pt.tasks import get_task
     from g_pt.tasks.base import PopulationTask, TrainableTask
+    from g_pt.training.accelerators import accelerator_of, use_cpu_threads
     from g_pt.training.alignment import align, check_alignment
     from g_pt.training.checkpoints import check_output, check_replaceable
     from g_pt.training.loop import fit
+    from g_pt.training.setup import process_share
 
     task = get_task(program.task)
     check_output(program, resume=program.resume)
     check_replaceable(program.pipeline_folder)
     metric = task.metric(program.metric).name
-    # the other processes wait for the whole harvest
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    accelerator = Accelerator(mixed_precision=program.optimizer.mixed_precision, kwargs_handlers=[patience])
-    check_processes(accelerator.num_processes)
+    config = TrainConfig(**{f.name: getattr(program, f.name) for f in dataclasses.fields(TrainConfig)})
+    first_stage = dataclasses.replace(config, pipeline=config.output / "base") if config.alignment.num_steps else config
+    accelerator = accelerator_of(first_stage)
+    team = Team(accelerator.process_index, accelerator.num_processes)
+    process_share(config.pairs.batch_size, accelerator)  # refused before a long harvest, not after it
     if program.alignment.num_steps:
         check_alignment(program, task, accelerator)
     harvest = dataclasses.replace(program.harvest, task=program.task)
-    if accelerator.is_main_process and not is_finished(program.dataset):
-        harvest_with_progress(harvest, program.dataset)
-    accelerator.wait_for_everyone()
+    if not team.from_first(is_finished(program.dataset)):
+        use_cpu_threads(config.optimizer.cpu_threads, torch.device("cpu"))
+        harvest_with_progress(harvest, program.dataset, team)
+    team.wait()
     store = CheckpointStore(program.dataset)
     store.check_task(task)
     if accelerator.is_main_process and isinstance(task, TrainableTask | PopulationTask):
@@ -96,8 +100,6 @@ def run(program: Program) -> None:
     accelerator.print(
         f"{program.dataset}: {len(store)} checkpoints of {len(store.runs)} runs; {pairs.num_runs} to learn from"
     )
-    config = TrainConfig(**{f.name: getattr(program, f.name) for f in dataclasses.fields(TrainConfig)})
-    first_stage = dataclasses.replace(config, pipeline=config.output / "base") if config.alignment.num_steps else config
     pipeline = fit(
         first_stage,
         task,
@@ -111,6 +113,7 @@ def run(program: Program) -> None:
     if config.alignment.num_steps:
         align(config, task, pipeline, pairs.batch, held_out=held_out.batch, resume=program.resume)
     accelerator.print(f"saved {config.pipeline_folder}")
+    leave_team(team)
 
 
 def make_pairs(program: Program, store: CheckpointStore, metric: str, split: Split) -> PairSampler:
@@ -138,16 +141,6 @@ def warn_of_other_data(source: dict[str, Any], harvest: dict[str, Any], dataset:
     others = {key: (source.get(key), harvest.get(key)) for key in settings if source.get(key) != harvest.get(key)}
     for key, (made, asked) in others.items():
         print(f"train_g_pt.py: warning: {dataset} was made with {key} = {made!r}, not {asked!r}", file=sys.stderr)
-
-
-def check_processes(num_processes: int) -> None:
-    """Refuse a launch that made several programs of one process each instead of one program of several."""
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if num_processes != wanted:
-        raise ValueError(
-            f"{wanted} processes were launched, but Accelerate joins {num_processes}; on CPUs set "
-            "ACCELERATE_USE_CPU=true"
-        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,10 @@ Examples:
     gpt-harvest --optimizer adam --learning-rate-range 0.0003 0.01 --num-runs 500 --out runs/digits/adam
 
 A harvest that was interrupted continues when the same command is given again.
+
+Several processes share the shards, on one host or on several that see the same folder; the dataset is the same:
+    torchrun --nproc_per_node 4 -m g_pt.commands.harvest --task digits --num-runs 4000
+    accelerate launch --multi_gpu --num_processes 4 --module g_pt.commands.harvest --num-runs 4000
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from pathlib import Path
 import tyro
 
 from checkpoints_dataset.config import HarvestConfig
-from g_pt.commands.terminal import exit_on_user_error
+from g_pt.commands.terminal import exit_on_user_error, quiet_unless_first
+from g_pt.processes import Team, cpu_threads_of_a_process, join_team, leave_team
 from g_pt.tasks.data_folders import use_data_dir
 
 
@@ -35,10 +40,17 @@ class Arguments(HarvestConfig):
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-harvest"):
-        parsed = tyro.cli(Arguments, args=arguments, prog="gpt-harvest", description=(__doc__ or "").strip())
+        with quiet_unless_first():
+            parsed = tyro.cli(Arguments, args=arguments, prog="gpt-harvest", description=(__doc__ or "").strip())
         use_data_dir(parsed.data_dir)
         config = HarvestConfig(**{f.name: getattr(parsed, f.name) for f in fields(HarvestConfig)})
-        harvest_with_progress(config, parsed.out or default_folder(config.task))
+        team = join_team()
+        if team.count > 1:
+            import torch
+
+            torch.set_num_threads(cpu_threads_of_a_process())  # launchers leave one thread to each
+        harvest_with_progress(config, parsed.out or default_folder(config.task), team)
+        leave_team(team)
 
 
 def default_folder(task: str) -> Path:
@@ -49,16 +61,19 @@ def default_folder(task: str) -> Path:
     return Path("runs") / name.removesuffix(".py") / "checkpoints"
 
 
-def harvest_with_progress(config: HarvestConfig, folder: Path) -> None:
-    """Harvest with a progress bar, and say what was left out."""
+def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None = None) -> None:
+    """Harvest with a progress bar, and say what was left out, both on the first process of a team."""
     from tqdm import tqdm
 
     from checkpoints_dataset.harvest import harvest
     from checkpoints_dataset.store import CheckpointStore
 
-    total = config.num_runs * config.num_steps
+    team, total = team or Team(), config.num_runs * config.num_steps
+    if not team.is_first:
+        harvest(config, folder, team=team)
+        return
     with tqdm(total=total, desc="harvesting", unit="step", unit_scale=True, disable=None) as bar:
-        harvest(config, folder, progress=bar.update)
+        harvest(config, folder, progress=lambda taken: bar.update(min(taken, total - bar.n)), team=team)
     store = CheckpointStore(folder)
     print(
         f"{folder}: {len(store)} checkpoints of {len(store.runs)} runs, {len(store.left_out)} runs left out",

@@ -23,6 +23,7 @@ from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.schedulers import make_scheduler
 from g_pt.seeds import keyed_generator
 from g_pt.tasks.base import Task
+from g_pt.training.accelerators import accelerator_of
 from g_pt.training.config import TrainConfig
 from g_pt.training.generalization import GeneralizationGap
 from g_pt.training.loop import draw_noise, train_stage
@@ -71,8 +72,6 @@ def align(
         ValueError: see `check_alignment`.
     """
     options = config.alignment
-    accelerator = accelerator or Accelerator(mixed_precision=config.optimizer.mixed_precision)
-    check_alignment(config, task, accelerator)
     optimizer = replace(
         config.optimizer,
         num_steps=options.num_steps,
@@ -81,6 +80,8 @@ def align(
         warmup_steps=min(50, options.num_steps // 10),
     )
     settings = replace(config, optimizer=optimizer, output=config.output / "alignment", pipeline=config.pipeline_folder)
+    accelerator = accelerator or accelerator_of(settings)
+    check_alignment(config, task, accelerator)
     pipeline.to(accelerator.device)
     pipeline.register_to_config(num_inference_steps=options.num_inference_steps)
     loss = AlignmentLoss(config, task, pipeline, pairs, accelerator)

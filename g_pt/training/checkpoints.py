@@ -1,22 +1,44 @@
 """Checkpoints of the training itself: weights, average, optimizer, step. Not to be confused with the data.
 
-A checkpoint is written under a temporary name and renamed, so that a half-written one is never resumed from.
+A checkpoint is written under a temporary name and renamed, so that a half-written one is never resumed from. It lists
+its files with their SHA-256, so that a damaged one is not resumed from either: the one before it is.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
+import torch
 from accelerate import Accelerator
 
-from g_pt.atomic_files import TEMPORARY, read_json, write_json
+from g_pt.atomic_files import TEMPORARY, fingerprint, read_json, write_json
+from g_pt.processes import Team
+from g_pt.training.accelerators import is_sharded
+from g_pt.training.choice import Stage
 from g_pt.training.config import TrainConfig
 from g_pt.training.log import LOG_FILE
 
 CONFIG_FILE = "train_config.json"
+FILES_FILE = "files.json"
+DAMAGED = ".damaged"
+
+
+class Saved(Protocol):
+    """What is saved beside that which the accelerator has prepared."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and lists of them."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        ...
 
 
 class TrainingCheckpoints:
@@ -27,9 +49,11 @@ class TrainingCheckpoints:
         config: TrainConfig,
         training_facts: dict[str, Any],
         accelerator: Accelerator,
-        stage: Literal["diffusion", "alignment"] = "diffusion",
+        stage: Stage = "diffusion",
+        states: Mapping[str, Saved] | None = None,
     ) -> None:
-        self.config, self.accelerator = config, accelerator
+        """`states` are saved as `NAME.pt`; where the model is sharded every process saves its own."""
+        self.config, self.accelerator, self.states = config, accelerator, dict(states or {})
         self.settings = jsonable({**asdict(config), "data": training_facts})
         if stage == "diffusion":
             del self.settings["alignment"]  # it may change once the first stage is done
@@ -50,45 +74,103 @@ class TrainingCheckpoints:
 
         Raises:
             OSError: there is a run and it is not to be resumed, or there is none to resume.
-            ValueError: the run was made with other settings, or its newest checkpoint is damaged.
+            ValueError: the run was made with other settings, or all its checkpoints are damaged.
         """
         check_output(self.config, resume=resume)
         if resume:
             check_resumable(read_json(self.config.output / CONFIG_FILE), self.settings)
             return self.load_newest()
+        self.accelerator.wait_for_everyone()  # or a slow process would find the settings of this very run
         if self.accelerator.is_main_process:
             write_json(self.config.output / CONFIG_FILE, self.settings)
         return 0
 
     def load_newest(self) -> int:
-        """Restore the newest checkpoint, if any, into what the accelerator prepared; returns its step."""
+        """Restore the newest whole checkpoint, if any, into what the accelerator prepared; returns its step."""
+        team = Team(self.accelerator.process_index, self.accelerator.num_processes)
+        step = team.from_first(self.newest_whole() if team.is_first else 0)
+        if step < 0:
+            raise ValueError(
+                f"all checkpoints in {self.folder} are damaged, or of an older version; delete the folder to start "
+                "from step 0"
+            )
+        if step:
+            self.load(self.path(step))
+        return step
+
+    def newest_whole(self) -> int:
+        """Step of the newest checkpoint that is as it was written, 0 where there is none, -1 where all are damaged.
+
+        Damaged ones are renamed, with a warning.
+        """
         steps = self.saved_steps()
-        if not steps:
-            return 0
-        newest = self.path(steps[-1])
+        for step in reversed(steps):
+            damage = damage_of(self.path(step))
+            if damage is None:
+                return step
+            warnings.warn(f"skipped {self.path(step)}, which is damaged: {damage}", stacklevel=2)
+            if step != steps[0]:  # the last hope is left where it is
+                self.path(step).rename(self.path(step).with_name(self.path(step).name + DAMAGED))
+        return -1 if steps else 0
+
+    def load(self, folder: Path) -> None:
+        """Restore a checkpoint into what the accelerator prepared and into `states`."""
         try:
-            self.accelerator.load_state(str(newest))
+            self.accelerator.load_state(str(folder))
+            for name, state in self.states.items():
+                state.load_state_dict(torch.load(self.state_file(folder, name), map_location="cpu", weights_only=True))
         except Exception as error:  # accelerate, torch and safetensors each raise their own
             raise ValueError(
-                f"{newest} cannot be loaded ({type(error).__name__}): damaged; delete this folder to resume from the "
-                "checkpoint before it"
+                f"{folder} cannot be loaded ({type(error).__name__}), though it is as it was written: it was made by "
+                "another version, or by another number of processes of a sharded model"
             ) from error
-        return steps[-1]
+
+    def state_file(self, folder: Path, name: str) -> Path:
+        """Where a state of this process is."""
+        suffix = f"-{self.accelerator.process_index:05d}" if is_sharded(self.accelerator) else ""
+        return folder / f"{name}{suffix}.pt"
 
     def save(self, step: int) -> None:
-        """Write a checkpoint, then remove the oldest ones."""
-        temporary = self.path(step).with_name(self.path(step).name + TEMPORARY)
-        if self.accelerator.is_main_process:
+        """Write a checkpoint durably, then remove the oldest ones; all processes call this."""
+        accelerator, path = self.accelerator, self.path(step)
+        temporary = path.with_name(path.name + TEMPORARY)
+        if accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(temporary))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            shutil.rmtree(self.path(step), ignore_errors=True)
-            temporary.rename(self.path(step))
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(temporary))
+        if accelerator.is_main_process or is_sharded(accelerator):
+            for name, state in self.states.items():
+                torch.save(state.state_dict(), self.state_file(temporary, name))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_json(temporary / FILES_FILE, fingerprints(temporary))
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
             for old in self.saved_steps()[: -self.config.progress.keep_checkpoints]:
                 shutil.rmtree(self.path(old))
-        self.accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()
+
+
+def fingerprints(folder: Path) -> dict[str, Any]:
+    """Size and SHA-256 of every file below a folder, each on the disk by now."""
+    found = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+        found[file.relative_to(folder).as_posix()] = fingerprint(file)
+    return found
+
+
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        wanted = read_json(folder / FILES_FILE)
+        for name, entry in wanted.items():
+            if fingerprint(folder / name) != entry:
+                return f"{name} is not as it was written"
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return None
 
 
 def check_output(config: TrainConfig, *, resume: bool) -> None:

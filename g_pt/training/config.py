@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
 def check_at_least(config: Any, **lowest: float) -> None:
     """Refuse values below their lowest."""
     for name, low in lowest.items():
@@ -122,7 +125,9 @@ class OptimizerConfig:
     mixed_precision: Literal["no", "bf16"] = "bf16"
     """Precision of matrix products."""
     cpu_threads: int | None = None
-    """Threads of each process on the CPU; all cores divided by the number of processes where it is not given."""
+    """Threads of each process on the CPU; all cores divided by the processes of this host where it is not given."""
+    compile: bool = False
+    """Compile the model by torch.compile: a slow first step, then faster ones; see docs/training.md."""
 
     def __post_init__(self) -> None:
         check_at_least(self, num_steps=1, learning_rate=0, warmup_steps=0, weight_decay=0, cpu_threads=1)
@@ -194,9 +199,27 @@ class ProgressConfig:
     """Steps between checkpoints to resume from; 0 for none."""
     keep_checkpoints: int = 2
     """Older checkpoints are removed."""
+    choose: Literal["last", "best"] = "last"
+    """Weights of a stage that are kept: the last, or those of the best evaluation on held-out validation data."""
+    patience: int = 0
+    """End a stage after this many evaluations without a better one; 0 for never."""
+    report_to: str = "none"
+    """Trackers beside log.jsonl, separated by commas: tensorboard, wandb, trackio."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, evaluate_every=0, num_networks=1, num_prompts=2, save_every=0, keep_checkpoints=1)
+        check_at_least(
+            self, evaluate_every=0, num_networks=1, num_prompts=2, save_every=0, keep_checkpoints=1, patience=0
+        )
+        if (self.patience or self.choose == "best") and not self.evaluate_every:
+            raise ValueError("evaluate_every must be at least 1 to choose the best weights or to stop early, got 0")
+        if unknown := [name for name in self.trackers if name not in TRACKERS]:
+            raise ValueError(f"report_to must be none or of {', '.join(TRACKERS)}, got {', '.join(unknown)}")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Names in `report_to`."""
+        names = [name.strip() for name in self.report_to.split(",")]
+        return tuple(name for name in names if name not in ("", "none"))
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -22,13 +20,18 @@ from g_pt.atomic_files import TEMPORARY
 from g_pt.diffusion import diffusion_loss
 from g_pt.normalization import ParameterNormalizer
 from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.seeds import keyed_generator
+from g_pt.processes import Team
+from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
-from g_pt.training.checkpoints import TrainingCheckpoints, check_replaceable
+from g_pt.training.accelerators import accelerator_of, is_sharded, use_cpu_threads
+from g_pt.training.averaging import AveragedWeights
+from g_pt.training.checkpoints import Saved, TrainingCheckpoints, check_replaceable
+from g_pt.training.choice import Stage, WeightChoice
 from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.training.log import TrainingLog
 from g_pt.training.probe import PromptProbe
 from g_pt.training.setup import (
+    GLOBAL_STREAM,
     NOISE_STREAM,
     PairSource,
     make_model,
@@ -38,8 +41,9 @@ from g_pt.training.setup import (
     permuted_pairs,
     process_share,
     scheduler_alphas,
-    use_cpu_threads,
 )
+from g_pt.training.steps import compiled, update_norm, whole
+from g_pt.training.trackers import Trackers
 
 # (model as Accelerate prepared it, step) -> scalar loss of this process
 Loss = Callable[[nn.Module, int], Tensor]
@@ -71,7 +75,7 @@ def fit(
     Returns:
         The pipeline with the averaged weights, in evaluation mode.
     """
-    accelerator = accelerator or Accelerator(mixed_precision=config.optimizer.mixed_precision)
+    accelerator = accelerator or accelerator_of(config)
     device = accelerator.device
     share = process_share(config.pairs.batch_size, accelerator)
     pipeline = make_pipeline(config, task, make_model(config, task), normalizer.to(device), training_facts)
@@ -95,51 +99,106 @@ def train_stage(
     probe: PromptProbe,
     accelerator: Accelerator,
     *,
-    stage: Literal["diffusion", "alignment"] = "diffusion",
+    stage: Stage = "diffusion",
     resume: bool,
 ) -> ParameterUpdatePipeline:
     """Minimise a loss from the pipeline's weights on, with `config.optimizer`; save and return the pipeline."""
     options, model = config.optimizer, pipeline.transformer
     check_replaceable(config.pipeline_folder)
-    use_cpu_threads(options.cpu_threads, accelerator)
-    ema = EMAModel(model.parameters(), decay=options.ema_decay, foreach=True)
+    use_cpu_threads(options.cpu_threads, accelerator.device)
     wrapped, optimizer = accelerator.prepare(model.train(), make_optimizer(model, options))
-    accelerator.register_for_checkpointing(ema)
-    checkpoints = TrainingCheckpoints(config, pipeline.config.training, accelerator, stage)
+    averaged = AveragedWeights(model, options.ema_decay)
+    choice = WeightChoice(config.progress, stage, averaged)
+    states: dict[str, Saved] = {"averages": averaged, "choice": choice}
+    checkpoints = TrainingCheckpoints(config, pipeline.config.training, accelerator, stage, states)
     first_step = checkpoints.start(resume=resume)
-    ema.to(accelerator.device)  # after loading, which leaves it on the CPU
-    log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process)
+    trackers = Trackers(accelerator, config, checkpoints.settings, first_step)
+    log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process, listener=trackers)
     bar, smooth_loss = progress_bar(config, first_step, accelerator), None
-    for step in range(first_step, options.num_steps):
+    called = compiled(wrapped) if options.compile else wrapped
+    last_step = first_step if choice.is_over else options.num_steps
+    for step in range(first_step, last_step):
         rate = learning_rate(step, options)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with accelerator.autocast():
-            loss = loss_of(wrapped, step)
+        with seeded_global_generator(global_seed(config, step, accelerator)), accelerator.autocast():
+            loss = loss_of(called, step)
         accelerator.backward(loss)
         grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), options.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.step(model.parameters())
         done = step + 1
+        with update_norm(model, enabled=log.wants(done)) as update:
+            optimizer.step()
+        optimizer.zero_grad()
+        averaged.step()
         mean_loss = float(accelerator.reduce(loss.detach(), "mean"))
-        log.step(done, mean_loss, float(grad_norm), rate)
+        log.step(done, mean_loss, whole(grad_norm), rate, **update)
         smooth_loss = mean_loss if smooth_loss is None else 0.98 * smooth_loss + 0.02 * mean_loss
         bar.update()
         bar.set_postfix_str(f"loss {smooth_loss:.4f}", refresh=False)
-        if due(done, config.progress.evaluate_every, options.num_steps) and accelerator.is_main_process:
-            with averaged_weights(ema, model):
-                log.evaluation(done, probe.measure())
-        if due(done, config.progress.save_every, options.num_steps):
-            log.flush()
+        if due(done, config.progress.evaluate_every, options.num_steps):
+            evaluate(done, probe, averaged, choice, log, accelerator)
+        if due(done, config.progress.save_every, options.num_steps) or choice.is_over:
+            log.draw()
             checkpoints.save(done)
+        if choice.is_over:
+            break
     bar.close()
-    log.flush()
+    log.draw()
+    trackers.finish()
+    choice.apply()
+    return finish(pipeline, wrapped, averaged, config.pipeline_folder, accelerator)
+
+
+def evaluate(
+    step: int,
+    probe: PromptProbe,
+    averaged: AveragedWeights,
+    choice: WeightChoice,
+    log: TrainingLog,
+    accelerator: Accelerator,
+) -> None:
+    """Measure the averaged weights, log it, and let it count for the choice; all processes call this.
+
+    One process measures, but of a sharded model all must take part.
+    """
+    measured: dict[str, Any] = {}
+    if accelerator.is_main_process or is_sharded(accelerator):
+        with averaged.applied():
+            measured = probe.measure()
+    if accelerator.is_main_process:
+        log.evaluation(step, measured)
+    if choice.is_wanted:
+        team = Team(accelerator.process_index, accelerator.num_processes)
+        choice.consider(step, team.from_first(measured))
+
+
+def finish(
+    pipeline: ParameterUpdatePipeline,
+    wrapped: nn.Module,
+    averaged: AveragedWeights,
+    folder: Path,
+    accelerator: Accelerator,
+) -> ParameterUpdatePipeline:
+    """Put the averaged weights into the pipeline, save it once, and forget what Accelerate has prepared."""
+    model = pipeline.transformer
+    averaged.copy_to_model()
+    if is_sharded(accelerator):
+        weights = accelerator.get_state_dict(wrapped)  # whole on the first process
+        accelerator.free_memory()
+        if accelerator.is_main_process:
+            model = type(model).from_config(model.config)
+            model.load_state_dict(weights)
+            pipeline.register_modules(transformer=model)
+            save_whole(pipeline, folder)
+        accelerator.wait_for_everyone()
+        pipeline = ParameterUpdatePipeline.from_pretrained(folder)
+        pipeline.to(accelerator.device)
+        return pipeline
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # or the pipeline would go on sampling in bf16
-    ema.copy_to(model.parameters())
+    accelerator.free_memory()  # or a next stage's gradients would still run through this one's
     model.eval()
     if accelerator.is_main_process:
-        save_whole(pipeline, config.pipeline_folder)
+        save_whole(pipeline, folder)
     accelerator.wait_for_everyone()
     return pipeline
 
@@ -179,17 +238,9 @@ def due(step: int, every: int, last: int) -> bool:
     return bool(every) and (step % every == 0 or step == last)
 
 
-@contextmanager
-def averaged_weights(ema: EMAModel, model: nn.Module) -> Iterator[None]:
-    """Evaluate the model with the averaged weights, then put the trained ones back."""
-    ema.store(model.parameters())
-    ema.copy_to(model.parameters())
-    model.eval()
-    try:
-        yield
-    finally:
-        ema.restore(model.parameters())
-        model.train()
+def global_seed(config: TrainConfig, step: int, accelerator: Accelerator) -> int:
+    """Of PyTorch's global generator at a step, from which dropout draws: every process draws its own, always the same."""
+    return keyed_generator(config.seed, step, GLOBAL_STREAM, accelerator.process_index).initial_seed()
 
 
 def progress_bar(config: TrainConfig, first_step: int, accelerator: Accelerator) -> Any:

@@ -1,7 +1,7 @@
 """The short evaluation during training: do prompts move networks that no run started from?
 
 And is the loss on runs that are not learned from still near that of the training runs, or has the model begun to
-memorise?
+memorise? Are the samples as different from each other as trained networks are, or has it collapsed to one answer?
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from g_pt.diffusion import Objective, diffusion_loss
 from g_pt.evaluation import prompt_alignment
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.prompting import measure_updates, prompt_grid, update_networks
-from g_pt.seeds import keyed_generator
 from g_pt.tasks.base import Task
 from g_pt.training.config import TrainConfig
-from g_pt.training.setup import HELD_OUT_STREAM, PairSource, scheduler_alphas
-
-HELD_OUT_BATCHES = 4
+from g_pt.training.held_out import dispersion_of, measure_held_out
+from g_pt.training.setup import PairSource
 
 
 class PromptProbe:
@@ -33,34 +31,35 @@ class PromptProbe:
         generator = torch.Generator().manual_seed(config.seed + 1_000_003)
         self.starts = task.init(config.progress.num_networks, generator)
         best, init = pipeline.config.training["attainable_range"]
-        self.prompts = prompt_grid(best, init, config.progress.num_prompts)
+        self.prompts = prompt_grid(best, init, config.progress.num_prompts)  # the best one first
 
     def measure(self) -> dict[str, Any]:
-        """Mean achieved metric per prompt, the alignment, and the loss on held-out runs."""
+        """What goes into the log.
+
+        Returns:
+            `prompts`, and `achieved` for each: the mean over the networks, with the ends `achieved_low` and
+            `achieved_high` of the middle 90 %; `alignment`; and where there are held-out pairs, `held_out_loss`,
+            `held_out_by_tensor` and `dispersion_ratio`: how far apart the networks sampled for the best prompt lie,
+            over how far apart trained ones do.
+        """
         generator = torch.Generator().manual_seed(self.config.seed)
         updated = update_networks(self.pipeline, self.starts, self.prompts, generator=generator)
         achieved = measure_updates(self.task, updated, "validation")[self.config.metric]
+        low, high = achieved.quantile(torch.tensor([0.05, 0.95]), dim=0)
         measured = {
             "prompts": self.prompts.tolist(),
             "achieved": achieved.mean(dim=0).tolist(),
+            "achieved_low": low.tolist(),
+            "achieved_high": high.tolist(),
             "alignment": prompt_alignment(self.prompts, achieved).mean().item(),
         }
-        return measured if self.held_out is None else {**measured, "held_out_loss": self.held_out_loss(self.held_out)}
+        return measured | (self.on_held_out(updated[:, 0], self.held_out) if self.held_out else {})
 
-    @torch.no_grad()
-    def held_out_loss(self, pairs: PairSource) -> float:
-        """Mean squared error of the prediction on pairs of held-out runs, always the same, with the same noise."""
-        config, pipeline = self.config, self.pipeline
-        device, size = pipeline.transformer.device, config.pairs.batch_size
-        generator = keyed_generator(config.seed, HELD_OUT_STREAM)
-        alphas_cumprod, losses = scheduler_alphas(config).to(device), []
-        for step in range(HELD_OUT_BATCHES):
-            timesteps = torch.randint(config.diffusion.num_train_timesteps, (size,), generator=generator).to(device)
-            noise = torch.randn(size, self.task.layout.num_params, generator=generator).to(device)
-            batch = pairs(step, slice(None)).to(device)
-            loss = diffusion_loss(
-                pipeline.transformer, pipeline.normalizer, batch, timesteps, noise, alphas_cumprod,
-                Objective(config.model.prediction_type),
-            )  # fmt: skip
-            losses.append(loss.item())
-        return sum(losses) / len(losses)
+    def on_held_out(self, samples: Tensor, pairs: PairSource) -> dict[str, Any]:
+        """Errors on held-out pairs, and the spread of samples (N, P), raw, over that of trained networks."""
+        held_out = measure_held_out(self.config, self.pipeline, pairs)
+        measured = {"held_out_loss": held_out.loss, "held_out_by_tensor": held_out.by_tensor}
+        if len(samples) < 2 or not held_out.dispersion:  # there is no spread of one
+            return measured
+        spread = dispersion_of(self.pipeline.normalizer.normalize(samples))
+        return {**measured, "dispersion_ratio": spread / held_out.dispersion}

@@ -1,8 +1,7 @@
-"""What a training run is put together from: model, optimizer, pipeline, and its share of the machine."""
+"""What a training run is put together from: model, optimizer, pipeline, and its share of the pairs."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -24,7 +23,9 @@ from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.transformer import ParameterTransformer
 
 # keep what is drawn for different ends from (seed, step) apart
-NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM, GAP_STREAM = range(1, 7)
+NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM, GAP_STREAM, GLOBAL_STREAM = (
+    range(1, 8)
+)
 
 # (step, this process's share of the global batch) -> pairs on the CPU
 PairSource = Callable[[int, slice], CheckpointPairs]
@@ -116,17 +117,6 @@ def make_pipeline(
         num_inference_steps=diffusion.num_inference_steps,
         training=facts,
     )
-
-
-def use_cpu_threads(num_threads: int | None, accelerator: Accelerator) -> None:
-    """Share the cores among the processes; `accelerate launch` would leave one thread to each."""
-    if accelerator.device.type == "cpu":
-        torch.set_num_threads(num_threads or max(1, num_usable_cores() // accelerator.num_processes))
-
-
-def num_usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def process_share(batch_size: int, accelerator: Accelerator) -> slice:

@@ -1,0 +1,75 @@
+"""The Accelerator of a training: it joins all processes that were launched, on GPUs or on CPUs."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+)
+
+from g_pt.processes import PATIENCE, check_launch, cpu_threads_of_a_process, launched_processes
+from g_pt.training.config import TrainConfig
+from g_pt.training.trackers import check_trackers
+
+
+def accelerator_of(config: TrainConfig) -> Accelerator:
+    """Join the processes of this launch, with the precision and the trackers of the settings.
+
+    Raises:
+        ValueError: the launch made something else than one program of as many processes as were asked for, or shards
+            the model in a way that is not supported, or a tracker is not installed.
+    """
+    check_launch()
+    check_trackers(config.progress.trackers)
+    # without a word from the launcher Accelerate takes several processes on CPUs for as many programs
+    several_cpus = launched_processes() > 1 and "RANK" in os.environ and not torch.accelerator.is_available()
+    accelerator = Accelerator(
+        mixed_precision=config.optimizer.mixed_precision,
+        cpu=several_cpus,
+        log_with=list(config.progress.trackers) or None,
+        project_config=ProjectConfiguration(project_dir=str(config.output), logging_dir=str(config.output)),
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=PATIENCE),
+            # the model's buffers never change, and alignment calls it several times before each backward
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+        ],
+    )
+    check_processes(accelerator.num_processes)
+    check_sharding(accelerator)
+    return accelerator
+
+
+def check_processes(num_processes: int) -> None:
+    """Refuse a launch that made several programs of one process each instead of one program of several."""
+    wanted = launched_processes()
+    if num_processes != wanted:
+        raise ValueError(
+            f"{wanted} processes were launched, but Accelerate joins {num_processes}; on CPUs set "
+            "ACCELERATE_USE_CPU=true"
+        )
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether every process holds only a part of the weights, so that all must take part in every forward."""
+    return bool(accelerator.distributed_type == DistributedType.FSDP)
+
+
+def check_sharding(accelerator: Accelerator) -> None:
+    """Refuse what has not been built: other ways to shard than FSDP 2, which leaves the modules as they are."""
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(f"models are sharded by FSDP only, got {kind.value}; see docs/training.md")
+    if is_sharded(accelerator) and not accelerator.is_fsdp2:
+        raise ValueError("FSDP must be version 2: set fsdp_version: 2 in Accelerate's configuration")
+
+
+def use_cpu_threads(num_threads: int | None, device: torch.device) -> None:
+    """Share the cores among the processes of this host; launchers would leave one thread to each."""
+    if device.type == "cpu":
+        torch.set_num_threads(num_threads or cpu_threads_of_a_process())

@@ -1,0 +1,88 @@
+"""What runs that are not learned from say of a model: its denoising error, tensor by tensor, and how far apart they lie.
+
+B = pairs, P = parameters per network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from g_pt.diffusion import Objective, diffusion_loss, velocity
+from g_pt.pairs import CheckpointPairs
+from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.seeds import keyed_generator
+from g_pt.training.config import TrainConfig
+from g_pt.training.setup import HELD_OUT_STREAM, PairSource, scheduler_alphas
+
+HELD_OUT_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Measured on pairs of held-out runs, always the same, with the same noise.
+
+    Attributes:
+        loss: mean squared error of the prediction.
+        by_tensor: the same of each tensor of the layout.
+        dispersion: of the better half of the later networks of the pairs; see `dispersion_of`.
+    """
+
+    loss: float
+    by_tensor: dict[str, float]
+    dispersion: float
+
+
+@torch.no_grad()
+def measure_held_out(config: TrainConfig, pipeline: ParameterUpdatePipeline, pairs: PairSource) -> HeldOut:
+    """Measure the pipeline's model as it is."""
+    device, size, layout = pipeline.transformer.device, config.pairs.batch_size, pipeline.layout
+    generator = keyed_generator(config.seed, HELD_OUT_STREAM)
+    alphas_cumprod = scheduler_alphas(config).to(device)
+    losses, errors, networks, metrics = [], [], [], []
+    for step in range(HELD_OUT_BATCHES):
+        timesteps = torch.randint(config.diffusion.num_train_timesteps, (size,), generator=generator).to(device)
+        noise = torch.randn(size, layout.num_params, generator=generator).to(device)
+        batch = pairs(step, slice(None)).to(device)
+        model = Recorder(pipeline.transformer)
+        objective = Objective(config.model.prediction_type)
+        loss = diffusion_loss(model, pipeline.normalizer, batch, timesteps, noise, alphas_cumprod, objective)
+        losses.append(loss.item())
+        target = target_of(config, pipeline, batch, noise, alphas_cumprod[timesteps])  # (B, P)
+        errors.append((model.predicted.float() - target).square().mean(dim=0))
+        networks.append(pipeline.normalizer.normalize(batch.future_params))
+        metrics.append(pipeline.metric.embedded(batch.future_metric))
+    error = torch.stack(errors).mean(dim=0)  # (P,)
+    by_tensor = {name: error[part].mean().item() for name, part in layout.slices.items()}
+    order = torch.cat(metrics).argsort(descending=not pipeline.metric.minimize)
+    better = torch.cat(networks)[order[: max(2, len(order) // 2)]]
+    return HeldOut(sum(losses) / len(losses), by_tensor, dispersion_of(better))
+
+
+class Recorder:
+    """A model that keeps its last prediction."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.predicted = torch.empty(0)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The prediction of the model."""
+        self.predicted = self.model(*inputs)
+        return self.predicted
+
+
+def target_of(
+    config: TrainConfig, pipeline: ParameterUpdatePipeline, batch: CheckpointPairs, noise: Tensor, abar: Tensor
+) -> Tensor:
+    """What should have been predicted: (B, P)."""
+    x_0 = pipeline.normalizer.normalize(batch.future_params)
+    return x_0 if config.model.prediction_type == "sample" else velocity(x_0, noise, abar)
+
+
+def dispersion_of(networks: Tensor) -> float:
+    """Root mean squared distance of networks (N, P), normalised, from their mean, per parameter."""
+    return (networks - networks.mean(dim=0)).square().mean().sqrt().item()
