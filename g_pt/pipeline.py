@@ -26,7 +26,7 @@ from g_pt.normalization import ParameterNormalizer
 from g_pt.parameters import ParameterLayout
 from g_pt.reference.scheduler import RespacedDDIMScheduler as RespacedDDIMScheduler
 from g_pt.reference.transformer import ReferenceTransformer
-from g_pt.schedulers import make_scheduler
+from g_pt.schedulers import first_noise, make_scheduler, model_input, set_sampling_timesteps
 from g_pt.tasks import registered_task, task_names
 from g_pt.tasks.base import Task
 from g_pt.transformer import ParameterTransformer
@@ -171,18 +171,15 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         prompt = self._metric_per_network("prompted", prompted_metric, len(params), device)
         self._check_range(prompt)
         num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if not 1 <= num_steps <= self.scheduler.config.num_train_timesteps:
-            most = self.scheduler.config.num_train_timesteps
-            raise ValueError(f"num_inference_steps must be at least 1 and at most {most}, got {num_steps}")
+        set_sampling_timesteps(self.scheduler, num_steps, device)
 
         x_start = self.normalizer.normalize(params).to(dtype)  # (B, P)
-        self.scheduler.set_timesteps(num_steps, device=device)
         x_t = randn_tensor(x_start.shape, generator=generator, device=device, dtype=dtype)
-        x_t = x_t * self.scheduler.init_noise_sigma
+        x_t = first_noise(self.scheduler, x_t)
         # not every sampler is stochastic
         noise = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         for t in self.progress_bar(self.scheduler.timesteps):
-            scaled = self.scheduler.scale_model_input(x_t, t)
+            scaled = model_input(self.scheduler, x_t, t)
             predicted = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
             x_t = self.scheduler.step(predicted, t, x_t, **noise).prev_sample  # (B, P)
         updated = self.normalizer.unnormalize(x_t.float())
