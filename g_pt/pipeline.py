@@ -20,6 +20,7 @@ from torch import Tensor
 
 from g_pt.hub import resolve_model
 from g_pt.metrics import Metric
+from g_pt.model_folders import checked_index
 
 # imported here, not lazily: diffusers loads components only from modules that are imported already
 from g_pt.normalization import ParameterNormalizer
@@ -117,15 +118,43 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         kwargs.setdefault("use_safetensors", True)  # never fall back to a pickle
         try:
             pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
-        except Exception as error:
-            raise OSError(f"{folder} cannot be loaded as a ParameterUpdatePipeline: {error}") from error
-        for part in ("transformer", "normalizer"):
-            missing = [n for n, p in getattr(pipeline, part).state_dict().items() if p.is_meta]
-            if missing:  # diffusers only warns and leaves them without values
-                raise OSError(
-                    f"{folder}/{part} lacks tensors {missing[:3]}: the weights are damaged or of another model"
-                )
+            pipeline.check_weights()
+        except Exception as error:  # whatever damaged files lead to
+            reason = " ".join(str(error).split())[:300]
+            raise OSError(f"{folder} cannot be loaded as a ParameterUpdatePipeline: {reason}") from error
         return pipeline
+
+    @classmethod
+    def load_config(cls, folder: Path | str, **kwargs: Any) -> dict[str, Any]:
+        """Read model_index.json, having checked all of the folder; diffusers calls this before it loads anything."""
+        return checked_index(Path(folder))
+
+    def check_weights(self) -> None:
+        """Refuse parts without values, which diffusers only warns of, and values that are not finite."""
+        for part in ("transformer", "normalizer"):
+            tensors = getattr(self, part).state_dict()
+            missing = [name for name, tensor in tensors.items() if tensor.is_meta]
+            if missing:
+                raise ValueError(f"{part} lacks tensors {missing[:3]}: the weights are damaged or of another model")
+            broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+            if broken:
+                raise ValueError(f"{part} has values that are not finite in {broken[:3]}")
+        if not (self.normalizer.std > 0).all():
+            raise ValueError("normalizer must have positive standard deviations")
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to a Hub repository with a model card; returns its address.
+
+        Args:
+            repo_id: "org/name"; made where it does not exist.
+            options: see `g_pt.hub_upload.upload_model`: `report`, `license`, `private`, `revision`, `token`, `endpoint`.
+
+        Raises:
+            OSError: the Hub refused it or is out of reach.
+        """
+        from g_pt.hub_upload import upload_model
+
+        return upload_model(self, repo_id, **options)
 
     def set_scheduler(self, name: str) -> None:
         """Swap the sampler by name; the noise schedule stays that of the training."""
