@@ -1,6 +1,7 @@
 """The training objective: denoising, as a rule with prediction of x_0 (Ho et al. 2020; Peebles et al. 2022, eq. 2).
 
-Or flow matching (Lipman et al. 2023), where x_t lies on the straight line from x_0 to noise and its velocity is predicted.
+Or flow matching (Lipman et al. 2023), where x_t lies on the straight line from x_0 to noise and its velocity is
+predicted.
 
 B = batch, P = parameters per network.
 """
@@ -48,7 +49,7 @@ def velocity(x_0: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
 
 
 def flow_sigmas(num_train_timesteps: int) -> Tensor:
-    """Noise levels 1/T, 2/T, ..., 1 of flow matching: (num_train_timesteps,), those of diffusers' FlowMatch schedulers."""
+    """Noise levels 1/T, 2/T, ..., 1 of flow matching: (num_train_timesteps,), as diffusers' FlowMatch schedulers."""
     return torch.arange(1, num_train_timesteps + 1, dtype=torch.float32) / num_train_timesteps
 
 
@@ -166,12 +167,11 @@ class Noised:
 
 
 def snr_weights(prediction_type: PredictionType, alphas_cumprod: Tensor) -> Tensor:
-    """Weights (num_train_timesteps,) of the squared error of what is predicted that weigh the error of x_0 by min(SNR, 5)."""
+    """Weights of the error of what is predicted that give that of x_0 min(SNR, 5): (num_train_timesteps,)."""
     if prediction_type == FLOW:
         sigma = 1 - alphas_cumprod.sqrt()
-        return (alphas_cumprod / sigma.square()).clamp(
-            max=MAX_SNR
-        ) * sigma.square()  # an error of x_0 is sigma times it
+        # an error of the velocity is that of x_0 over sigma
+        return (alphas_cumprod / sigma.square()).clamp(max=MAX_SNR) * sigma.square()
     snr = alphas_cumprod / (1 - alphas_cumprod)
     weights = snr.clamp(max=MAX_SNR)
     return weights / (snr + 1) if prediction_type == "v_prediction" else weights  # its error is x_0's times SNR + 1

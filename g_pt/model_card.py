@@ -39,8 +39,8 @@ def model_card(
     metric, task = pipeline.metric, pipeline.config.task or "networks of your own"
     parts = [
         f"# {repo_id}",
-        f"A G.pt ({PAPER}) for the task **{task}**: given a network it has never seen and a {metric.name} you ask for, it "
-        "samples one parameter update that takes the network there.",
+        f"A G.pt ({PAPER}) for the task **{task}**: given a network it has never seen and a {metric.name} you ask for, "
+        "it samples one parameter update that takes the network there.",
         "## Use",
         snippet(pipeline, repo_id),
         "## What it is",
@@ -194,8 +194,8 @@ def limits(pipeline: ParameterUpdatePipeline) -> dict[str, str]:
         "only": "networks of exactly the layout above, with inputs preprocessed as in the task",
         "prompts": "outside the range seen in training need not be followed",
         "quality": f"the prompt means the {pipeline.metric.name} on the validation split; other data give other values",
-        "safety": "weights are safetensors; the one-line .py files only import the installed package g-pt and are run only "
-        "by `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`",
+        "safety": "weights are safetensors; the one-line .py files only import the installed package g-pt, and only "
+        "`DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` runs them",
     }
 
 

@@ -98,7 +98,8 @@ def check_parts(folder: Path, classes: dict[str, str]) -> None:
     found = {name: list(entry.shape) for name, entry in weights["normalizer"].items()}
     if found != {"mean": [num_params], "std": [num_params]}:
         raise ValueError(
-            f"{folder / 'normalizer'} must hold mean and std of {num_params} parameters, as {path} says, got {brief(found)}"
+            f"{folder / 'normalizer'} must hold mean and std of {num_params} parameters, as {path} says, got "
+            f"{brief(found)}"
         )
     own = json_object(folder / "normalizer" / "config.json").get("num_params")
     if own != num_params:
@@ -109,8 +110,8 @@ def check_parts(folder: Path, classes: dict[str, str]) -> None:
     steps = scheduler.get("num_train_timesteps")
     if not is_whole(steps, 1, MAX_TIMESTEPS) or steps != config.get("num_train_timesteps"):
         raise ValueError(
-            f"{scheduler_path} must have the model's num_train_timesteps, {brief(config.get('num_train_timesteps'))} and at "
-            f"most {MAX_TIMESTEPS}, got {brief(steps)}"
+            f"{scheduler_path} must have the model's num_train_timesteps, "
+            f"{brief(config.get('num_train_timesteps'))} and at most {MAX_TIMESTEPS}, got {brief(steps)}"
         )
     wanted = config.get("prediction_type", "sample")
     if scheduler.get("prediction_type", wanted) != wanted:

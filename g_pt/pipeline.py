@@ -147,7 +147,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
 
         Args:
             repo_id: "org/name"; made where it does not exist.
-            options: see `g_pt.hub_upload.upload_model`: `report`, `license`, `private`, `revision`, `token`, `endpoint`.
+            options: `report`, `license`, `private`, `revision`, `token`, `endpoint` of `g_pt.hub_upload.upload_model`.
 
         Raises:
             OSError: the Hub refused it or is out of reach.

@@ -1,6 +1,7 @@
 """Samplers by name: diffusers' schedulers, set up for unbounded vectors and for what the model predicts.
 
-What is right for which model, and why the others are refused, was measured with models that know x_0: docs/schedulers.md.
+What is right for which model, and why the others are refused, was measured with models that know x_0:
+docs/schedulers.md.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ Examples:
     gpt-push runs/digits/loss/pipeline my-name/digits-loss
     gpt-push runs/digits/loss/pipeline my-name/digits-loss --report report.json --license apache-2.0 --private
 
-What was measured goes into the card: a report.json beside the model, or the one of --report. Log in with `hf auth login`.
+What was measured goes into the card: a report.json beside the model, or the one of --report. Log in with
+`hf auth login` first.
 """
 
 from __future__ import annotations
