@@ -74,6 +74,7 @@ VARIANTS: dict[str, Variant] = {
     "every tensor weighs the same": Variant({"diffusion": {"tensor_weighting": "tensor"}}),
     "behavioural loss 0.02": Variant({"diffusion": {"behavioural_weight": 0.02}}),
     "v-prediction": Variant({"model": {"prediction_type": "v_prediction"}}),
+    "flow matching": Variant({"model": {"prediction_type": "flow_prediction"}}),
     "360 runs": Variant({"pairs": {"max_runs": 360}}),
     "batch 256": Variant({"pairs": {"batch_size": 256}}, steps=0.5),
     "learning rate halved": Variant({"optimizer": {"learning_rate": 1.5e-3}}),

@@ -5,9 +5,7 @@ P = numbers per row.
 
 from __future__ import annotations
 
-import json
 import mmap
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from checkpoints_dataset.format import StoreError
+from g_pt.tensor_files import read_tensor_entries
 
 NUMPY_DTYPES = {
     "F16": np.float16,
@@ -96,18 +95,21 @@ def map_safetensors(path: Path, name: str) -> NDArray[Any]:
 
     Row access through `safetensors` itself is several times slower than through the map.
     """
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    if name not in header:
-        raise StoreError(f"{path} has no array {name!r}; it has {sorted(set(header) - {'__metadata__'})}")
-    entry = header[name]
-    if 0 in entry["shape"]:  # nothing to map
-        return np.empty(tuple(entry["shape"]), dtype=NUMPY_DTYPES[entry["dtype"]])
+    try:
+        entries = read_tensor_entries(path)
+    except ValueError as error:
+        raise StoreError(str(error)) from error
+    if name not in entries:
+        raise StoreError(f"{path} has no array {name!r}; it has {sorted(entries)}")
+    entry = entries[name]
+    if entry.dtype not in NUMPY_DTYPES:
+        raise StoreError(f"{path}: array {name!r} must be one of {sorted(NUMPY_DTYPES)}, got {entry.dtype}")
+    if 0 in entry.shape:  # nothing to map
+        return np.empty(entry.shape, dtype=NUMPY_DTYPES[entry.dtype])
     return np.memmap(
         path,
-        dtype=NUMPY_DTYPES[entry["dtype"]],
+        dtype=NUMPY_DTYPES[entry.dtype],
         mode="c",  # copy-on-write: torch wants a writable buffer, the file stays as it is
-        offset=8 + length + entry["data_offsets"][0],
-        shape=tuple(entry["shape"]),
+        offset=entry.start,
+        shape=entry.shape,
     )

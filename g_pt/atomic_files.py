@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY = ".tmp"
+MAX_JSON_BYTES = 500_000_000  # the largest manifests, of shards of millions of runs
 
 
 @contextmanager
@@ -52,10 +53,16 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read JSON; an error names the file."""
+    """Read JSON; an error names the file.
+
+    Raises:
+        ValueError: the file is not JSON, nested too deep, or larger than anything this program writes.
+    """
+    if (size := Path(path).stat().st_size) > MAX_JSON_BYTES:
+        raise ValueError(f"{path} has {size} bytes, more than any JSON file of this program")
     try:
-        return json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # the first holds JSONDecodeError and UnicodeDecodeError
         raise ValueError(f"{path} is not valid JSON ({error}): damaged, or not written by this program") from error
 
 

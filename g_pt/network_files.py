@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from g_pt.parameters import ParameterLayout
-from g_pt.tensor_files import write_tensors
+from g_pt.tensor_files import read_tensor_entries, write_tensors
 
 PICKLED = (".pt", ".pth")
 
@@ -46,6 +46,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".safetensors":
+        read_tensor_entries(path)  # says what is wrong in words, where the library names its own errors
         try:
             return load_file(path)
         except SafetensorError as error:

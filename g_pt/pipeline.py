@@ -20,13 +20,14 @@ from torch import Tensor
 
 from g_pt.hub import resolve_model
 from g_pt.metrics import Metric
+from g_pt.model_folders import checked_index
 
 # imported here, not lazily: diffusers loads components only from modules that are imported already
 from g_pt.normalization import ParameterNormalizer
 from g_pt.parameters import ParameterLayout
 from g_pt.reference.scheduler import RespacedDDIMScheduler as RespacedDDIMScheduler
 from g_pt.reference.transformer import ReferenceTransformer
-from g_pt.schedulers import make_scheduler
+from g_pt.schedulers import first_noise, make_scheduler, model_input, set_sampling_timesteps
 from g_pt.tasks import registered_task, task_names
 from g_pt.tasks.base import Task
 from g_pt.transformer import ParameterTransformer
@@ -117,15 +118,43 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         kwargs.setdefault("use_safetensors", True)  # never fall back to a pickle
         try:
             pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
-        except Exception as error:
-            raise OSError(f"{folder} cannot be loaded as a ParameterUpdatePipeline: {error}") from error
-        for part in ("transformer", "normalizer"):
-            missing = [n for n, p in getattr(pipeline, part).state_dict().items() if p.is_meta]
-            if missing:  # diffusers only warns and leaves them without values
-                raise OSError(
-                    f"{folder}/{part} lacks tensors {missing[:3]}: the weights are damaged or of another model"
-                )
+            pipeline.check_weights()
+        except Exception as error:  # whatever damaged files lead to
+            reason = " ".join(str(error).split())[:300]
+            raise OSError(f"{folder} cannot be loaded as a ParameterUpdatePipeline: {reason}") from error
         return pipeline
+
+    @classmethod
+    def load_config(cls, folder: Path | str, **kwargs: Any) -> dict[str, Any]:
+        """Read model_index.json, having checked all of the folder; diffusers calls this before it loads anything."""
+        return checked_index(Path(folder))
+
+    def check_weights(self) -> None:
+        """Refuse parts without values, which diffusers only warns of, and values that are not finite."""
+        for part in ("transformer", "normalizer"):
+            tensors = getattr(self, part).state_dict()
+            missing = [name for name, tensor in tensors.items() if tensor.is_meta]
+            if missing:
+                raise ValueError(f"{part} lacks tensors {missing[:3]}: the weights are damaged or of another model")
+            broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+            if broken:
+                raise ValueError(f"{part} has values that are not finite in {broken[:3]}")
+        if not (self.normalizer.std > 0).all():
+            raise ValueError("normalizer must have positive standard deviations")
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to a Hub repository with a model card; returns its address.
+
+        Args:
+            repo_id: "org/name"; made where it does not exist.
+            options: `report`, `license`, `private`, `revision`, `token`, `endpoint` of `g_pt.hub_upload.upload_model`.
+
+        Raises:
+            OSError: the Hub refused it or is out of reach.
+        """
+        from g_pt.hub_upload import upload_model
+
+        return upload_model(self, repo_id, **options)
 
     def set_scheduler(self, name: str) -> None:
         """Swap the sampler by name; the noise schedule stays that of the training."""
@@ -171,18 +200,15 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         prompt = self._metric_per_network("prompted", prompted_metric, len(params), device)
         self._check_range(prompt)
         num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if not 1 <= num_steps <= self.scheduler.config.num_train_timesteps:
-            most = self.scheduler.config.num_train_timesteps
-            raise ValueError(f"num_inference_steps must be at least 1 and at most {most}, got {num_steps}")
+        set_sampling_timesteps(self.scheduler, num_steps, device)
 
         x_start = self.normalizer.normalize(params).to(dtype)  # (B, P)
-        self.scheduler.set_timesteps(num_steps, device=device)
         x_t = randn_tensor(x_start.shape, generator=generator, device=device, dtype=dtype)
-        x_t = x_t * self.scheduler.init_noise_sigma
+        x_t = first_noise(self.scheduler, x_t)
         # not every sampler is stochastic
         noise = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         for t in self.progress_bar(self.scheduler.timesteps):
-            scaled = self.scheduler.scale_model_input(x_t, t)
+            scaled = model_input(self.scheduler, x_t, t)
             predicted = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
             x_t = self.scheduler.step(predicted, t, x_t, **noise).prev_sample  # (B, P)
         updated = self.normalizer.unnormalize(x_t.float())

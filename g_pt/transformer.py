@@ -82,7 +82,7 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         tokenization: Tokenization = "units",
         edge_width: int = 32,
         chunk_size: int = 256,
-        prediction_type: Literal["sample", "v_prediction"] = "sample",
+        prediction_type: Literal["sample", "v_prediction", "flow_prediction"] = "sample",
     ) -> None:
         """Build the model; every argument is JSON and is saved as its configuration.
 
@@ -101,8 +101,8 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
             tokenization: "units", or "slices" or "chunks", which are not equivariant; see `g_pt.tokens.token_index`.
             edge_width: E, numbers kept for each pair of units.
             chunk_size: most parameters of a token that is not a unit.
-            prediction_type: "sample": the output is x_0; "v_prediction": it is v (Salimans and Ho 2022, section 4),
-                without the residual from the start.
+            prediction_type: "sample": the output is x_0; "v_prediction": it is v (Salimans and Ho 2022, section 4);
+                "flow_prediction": it is noise - x_0; the last two without the residual from the start.
         """
         super().__init__()
         if width % num_heads:

@@ -6,6 +6,7 @@ import os
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+import huggingface_hub.constants
 import pytest
 import torch
 from builders import build_pipeline, randomise
@@ -44,3 +45,14 @@ def local_hub():
     """A Hub of our own on 127.0.0.1, empty at first."""
     with LocalHub() as hub:
         yield hub
+
+
+@pytest.fixture
+def default_hub(local_hub, monkeypatch, tmp_path):
+    """The local Hub as the one that this process asks where none is named, with an empty cache."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", local_hub.url)
+    template = local_hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_local")
+    return local_hub

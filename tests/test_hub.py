@@ -94,6 +94,27 @@ def test_an_unreachable_hub_with_an_empty_cache_is_one_sentence(local_hub, tmp_p
     assert "org/name is not cached and the Hub is out of reach" in refused(local_hub, tmp_path, **options)
 
 
+def test_a_gated_repository_is_one_sentence(pushed, tmp_path):
+    pushed.gated.add(REPO)
+    assert refused(pushed, tmp_path) == "org/name is gated: accept its terms on the Hub and run `hf auth login`"
+
+
+def test_a_partly_cached_repository_without_a_hub_is_one_sentence(pushed, tmp_path):
+    folder = resolve(pushed, tmp_path)
+    (folder / "transformer" / "config.json").unlink()
+    pushed.stop()
+    for options in ({}, {"local_files_only": True}):
+        message = refused(pushed, tmp_path, **options)
+        assert "partly cached" in message or "not cached" in message
+
+
+def test_offline_by_the_environment_is_one_sentence(pushed, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert refused(pushed, tmp_path) == "org/name is not cached and the Hub is out of reach (HF_HUB_OFFLINE=1)"
+    assert pushed.requests == []
+
+
 def test_a_hub_that_breaks_down_in_between_is_one_sentence(pushed, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setattr(HubRequest, "send_file", lambda self, *args: self.send(500, b"", {}))

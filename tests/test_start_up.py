@@ -14,6 +14,9 @@ COMMANDS = {
     "gpt-sample": ["-m", "g_pt.commands.sample"],
     "gpt-evaluate": ["-m", "g_pt.commands.evaluate"],
     "gpt-import": ["-m", "g_pt.commands.import_reference"],
+    "gpt-push": ["-m", "g_pt.commands.push"],
+    "gpt-dataset": ["-m", "g_pt.commands.dataset"],
+    "gpt-demo": ["-m", "g_pt.commands.demo"],
     "train_g_pt.py": [str(ROOT / "train" / "train_g_pt.py")],
 }
 

@@ -59,7 +59,7 @@ class Arguments:
     num_inference_steps: int | None = None
     """Sampling steps; the model's own default where not given."""
     scheduler: str | None = None
-    """ddim, ddpm, dpmsolver++ or unipc; the model's own where not given."""
+    """ddim, ddpm, dpmsolver++, dpmsolver++-singlestep, euler, heun, lms or unipc; the model's own where not given."""
     recursive: int = 1
     """Feed the result back as the next start this many times in all, with the same prompt."""
     out: Path = Path("updated.safetensors")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from g_pt.diffusion import diffusion_loss
 from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.schedulers import make_scheduler
+from g_pt.schedulers import default_scheduler, first_noise, make_scheduler, set_sampling_timesteps
 from g_pt.seeds import keyed_generator
 from g_pt.tasks.base import Task
 from g_pt.training.accelerators import accelerator_of
@@ -122,7 +122,9 @@ class AlignmentLoss:
         self.pairs = permuted_pairs(config, task, pairs)
         self.device = accelerator.device
         self.share = process_share(config.alignment.batch_size, accelerator)
-        self.scheduler = make_scheduler("ddim", dict(pipeline.scheduler.config))
+        self.scheduler = make_scheduler(
+            default_scheduler(config.model.prediction_type), dict(pipeline.scheduler.config)
+        )
         self.alphas_cumprod = scheduler_alphas(config).to(self.device)
         self.objective = make_objective(config, task, self.device)
         self.reached = make_reached(config, task, pipeline.metric, pipeline.normalizer)
@@ -234,8 +236,8 @@ def sample_with_gradient(
         x_0, (B, P), normalised.
     """
     sampler: Any = scheduler
-    sampler.set_timesteps(num_steps, device=x_start.device)
-    x_t = noise * sampler.init_noise_sigma
+    set_sampling_timesteps(sampler, num_steps, x_start.device)
+    x_t = first_noise(sampler, noise)
     for i, t in enumerate(sampler.timesteps):
         if i == num_steps - gradient_steps:
             # below PyTorch 2.11 autocast would use its copies of the weights from the steps without gradient again

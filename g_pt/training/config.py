@@ -40,8 +40,9 @@ class ModelConfig:
     """Numbers kept for each pair of units between two permutable layers."""
     chunk_size: int = 256
     """Most parameters of a token that is not a unit."""
-    prediction_type: Literal["sample", "v_prediction"] = "sample"
-    """What the transformer predicts: the future parameters x_0, or v (Salimans and Ho 2022)."""
+    prediction_type: Literal["sample", "v_prediction", "flow_prediction"] = "sample"
+    """What the transformer predicts: the future parameters x_0, v (Salimans and Ho 2022), or, which makes the training
+    flow matching instead of diffusion, the velocity noise - x_0 of straight paths (Lipman et al. 2023)."""
 
     def __post_init__(self) -> None:
         check_at_least(self, width=1, num_layers=1, num_heads=1, num_frequencies=1, edge_width=1, chunk_size=1)

@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from g_pt.behaviour import output_distance
-from g_pt.diffusion import Objective, linear_alphas_cumprod, tensor_weights
+from g_pt.diffusion import Objective, flow_sigmas, linear_alphas_cumprod, tensor_weights
 from g_pt.normalization import ParameterNormalizer
 from g_pt.pairs import CheckpointPairs
 from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.schedulers import make_scheduler, noise_schedule
+from g_pt.schedulers import FLOW, default_scheduler, make_scheduler, noise_schedule
 from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
 from g_pt.tasks.supervised import SupervisedTask
@@ -53,8 +53,14 @@ def make_optimizer(model: nn.Module, options: OptimizerConfig) -> torch.optim.Ad
 
 
 def scheduler_alphas(config: TrainConfig) -> Tensor:
-    """Products of 1 - beta_t of the noise schedule: (num_train_timesteps,)."""
+    """Products of 1 - beta_t of the noise schedule: (num_train_timesteps,).
+
+    Flow matching has none; abar = (1 - sigma)² there, the share of x_0 in the variance of x_t, which is all that the
+    behavioural term needs.
+    """
     options = config.diffusion
+    if config.model.prediction_type == FLOW:
+        return (1 - flow_sigmas(options.num_train_timesteps)).square()
     return linear_alphas_cumprod(options.num_train_timesteps, options.beta_start, options.beta_end)
 
 
@@ -112,7 +118,7 @@ def make_pipeline(
     return ParameterUpdatePipeline(
         transformer=model,
         normalizer=normalizer,
-        scheduler=make_scheduler("ddim", schedule),
+        scheduler=make_scheduler(default_scheduler(config.model.prediction_type), schedule),
         task=task.name,
         num_inference_steps=diffusion.num_inference_steps,
         training=facts,

@@ -1,0 +1,263 @@
+"""Checkpoint datasets as parquet, which everybody can read: `datasets.load_dataset` needs nothing of this package.
+
+    CONFIGURATION/dataset.json                  header of the dataset
+    CONFIGURATION/shard-00000.json              runs, runs left out, further arrays; size and SHA-256 of the files below
+    CONFIGURATION/train/shard-00000.parquet     one row per checkpoint of the runs of a split; also validation, test
+
+A configuration is one network layout. Columns are run, step, each metric, `params` as a list of fixed length, and any
+other array; values are those of the dataset, bit for bit. Both directions hold one shard in memory.
+
+P = parameters per network, rows = checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from checkpoints_dataset.folder_lock import folder_lock
+from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name
+from checkpoints_dataset.store import NUMPY_DTYPES, CheckpointStore
+from checkpoints_dataset.writer import DatasetWriter, fingerprint
+from g_pt.atomic_files import read_json, write_json
+from g_pt.tasks.base import Split
+from g_pt.tensor_files import read_tensor_entries
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+GROUP_BYTES = 8_000_000  # of a row group: what streaming fetches at once
+MAX_SHARD_BYTES = 4_000_000_000  # unpacked; a few compressed bytes could claim any size
+
+
+def export_parquet(
+    store: CheckpointStore, folder: Path, *, progress: Callable[[int], object] = lambda shards: None
+) -> None:
+    """Write a dataset as one configuration into an empty or new folder.
+
+    Args:
+        store: the dataset.
+        folder: of the configuration.
+        progress: called with the number of shards done since the last call.
+
+    Raises:
+        StoreError: the folder is not empty, or a further array has the name of a column.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise StoreError(f"{folder} is not empty; name another folder")
+    split_of_run = {record.run: split for split in SPLITS for record in store.runs_of(split)}
+    first_row = 0
+    for index in range(store.header.num_shards):
+        manifest = read_json(store.folder / f"{shard_name(index)}.json")
+        records = [RunRecord(**record) for record in manifest["runs"]]
+        arrays = array_types(store, index)
+        num_rows = sum(record.num_checkpoints for record in records)
+        table = shard_table(store, index, slice(first_row, first_row + num_rows), list(arrays))
+        splits = np.array([split_of_run[run] for run in table[RUN].to_pylist()], dtype=object)
+        files = {}
+        for split in SPLITS:
+            rows = np.flatnonzero(splits == split)
+            if len(rows):
+                path = folder / split / f"{shard_name(index)}.parquet"
+                write_parquet(path, table.take(pa.array(rows)), store.header.layout.num_params)
+                files[f"{split}/{path.name}"] = {"rows": len(rows), **fingerprint(path)}
+        kept = {"runs": manifest["runs"], "left_out": manifest["left_out"], "arrays": arrays, "files": files}
+        write_json(folder / f"{shard_name(index)}.json", kept)
+        first_row += num_rows
+        progress(1)
+    write_json(folder / HEADER_FILE, store.header.to_json())
+
+
+def array_types(store: CheckpointStore, index: int) -> dict[str, dict[str, Any]]:
+    """Type and shape of a row of every array besides the parameters: `{name: {"dtype": F32, "shape": [...]}}`."""
+    entries = read_tensor_entries(store.folder / f"{shard_name(index)}.safetensors")
+    taken = {RUN, STEP, *store.header.metrics} & set(entries)
+    if taken:
+        raise StoreError(f"{store.folder} has arrays {sorted(taken)}, which are names of columns")
+    return {
+        name: {"dtype": entry.dtype, "shape": list(entry.shape[1:])}
+        for name, entry in entries.items()
+        if name != PARAMS
+    }
+
+
+def shard_table(store: CheckpointStore, index: int, rows: slice, arrays: list[str]) -> pa.Table:
+    """All columns of a shard, in the order of its rows."""
+    columns: dict[str, Any] = {RUN: store.run[rows], STEP: store.step[rows]}
+    columns |= {name: values[rows] for name, values in store.metrics.items()}
+    columns |= {name: column_of(store.array(name, index)) for name in (*arrays, PARAMS)}
+    return pa.table(columns)
+
+
+def column_of(values: np.ndarray[Any, Any]) -> pa.Array:
+    """(rows, ...) as numbers, or as lists of fixed length."""
+    if values.ndim == 1:
+        return pa.array(np.asarray(values))
+    size = int(np.prod(values.shape[1:]))
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.asarray(values).reshape(-1)), size)
+
+
+def write_parquet(path: Path, table: pa.Table, num_params: int) -> None:
+    """Write rows in groups small enough to be streamed; random floats are not worth a dictionary."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = [name for name in table.column_names if name not in (RUN, STEP)]
+    pq.write_table(
+        table,
+        path,
+        row_group_size=max(1, GROUP_BYTES // (4 * num_params)),
+        compression="zstd",
+        use_dictionary=[name for name in table.column_names if name not in plain],
+    )
+
+
+def import_parquet(
+    folder: Path, out: Path, *, progress: Callable[[int], object] = lambda shards: None
+) -> CheckpointStore:
+    """Turn a configuration back into a dataset; one that was interrupted continues.
+
+    Args:
+        folder: of the configuration, as `export_parquet` wrote it.
+        out: folder of the dataset.
+        progress: called with the number of shards done since the last call.
+
+    Raises:
+        StoreError: a file is missing, damaged, or does not hold what the others say; the message names it.
+    """
+    header = DatasetHeader.read(folder)
+    with folder_lock(out):
+        writer = DatasetWriter(out, header)
+        for index in range(header.num_shards):
+            if not writer.is_finished(index):
+                import_shard(folder, index, header, writer)
+            progress(1)
+    return CheckpointStore(out)
+
+
+def import_shard(folder: Path, index: int, header: DatasetHeader, writer: DatasetWriter) -> None:
+    """Read one shard's files, put their rows into the order of its runs, and write it."""
+    path = folder / f"{shard_name(index)}.json"
+    try:
+        manifest = read_json(path)
+        records = [RunRecord(**record) for record in manifest["runs"]]
+        files: dict[str, Any] = dict(manifest["files"])
+        arrays: dict[str, Any] = dict(manifest["arrays"])
+        left_out = {int(run): str(reason) for run, reason in manifest["left_out"].items()}
+        num_rows = sum(entry["rows"] for entry in files.values())
+        counts = [int(record.num_checkpoints) for record in records]
+        if sum(counts) != num_rows or min(counts, default=0) < 0:
+            raise ValueError(f"runs of {sum(counts)} checkpoints, but files of {num_rows} rows")
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing: the dataset is incomplete") from error
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise StoreError(f"{path} lacks or has a wrong entry: {str(error)[:100]!r}") from error
+    schema = expected_schema(path, header, arrays)
+    tables = [read_part(folder, path, name, files[name], schema, header) for name in sorted(files)]
+    table = joined(path, tables, schema)
+    wanted = np.repeat(np.array([record.run for record in records], dtype=np.int64), counts)
+    # runs lie together in each file, in the order of the shard; a stable sort by that order puts them back
+    place = {record.run: number for number, record in enumerate(records)}
+    if set(table[RUN].to_pylist()) - set(place):
+        raise StoreError(f"{path} does not list all runs of its files")
+    order = np.argsort([place[run] for run in table[RUN].to_pylist()], kind="stable")
+    table = table.take(pa.array(order, type=pa.int64()))
+    if not np.array_equal(table[RUN].to_numpy(), wanted):
+        raise StoreError(f"{path} lists runs that do not fit the rows of its files: altered")
+    tensors = {name: torch.from_numpy(values_of(table, name, entry)) for name, entry in arrays.items()}
+    width = {"dtype": {"float16": "F16", "float32": "F32"}[header.dtype], "shape": [header.layout.num_params]}
+    writer.write_rows(
+        index,
+        torch.from_numpy(values_of(table, PARAMS, width)),
+        table[STEP].to_numpy(),
+        {name: table[name].to_numpy() for name in header.metrics},
+        [replace(record, metadata=dict(record.metadata)) for record in records],
+        left_out=left_out,
+        arrays=tensors,
+    )
+
+
+def joined(path: Path, tables: list[pa.Table], schema: Mapping[str, Any]) -> pa.Table:
+    """The rows of a shard's files; a shard all of whose runs were left out has none."""
+    if not tables:
+        return pa.table({name: pa.array([], kind or pa.float32()) for name, kind in schema.items()})
+    try:
+        return pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise StoreError(f"the files of {path} have columns of different types: {str(error)[:100]}") from error
+
+
+def expected_schema(path: Path, header: DatasetHeader, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns and their types, metrics aside, which may be float32 or float64."""
+    values = pa.float16() if header.dtype == "float16" else pa.float32()
+    schema: dict[str, Any] = {RUN: pa.int64(), STEP: pa.int64(), **dict.fromkeys(header.metrics)}
+    for name, entry in arrays.items():
+        try:
+            element = pa.from_numpy_dtype(NUMPY_DTYPES[entry["dtype"]])
+            size = int(np.prod(entry["shape"], dtype=np.int64))
+            schema[name] = pa.list_(element, size) if entry["shape"] else element
+        except (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+            raise StoreError(f"{path} has a wrong entry for array {name!r}: {str(error)[:100]!r}") from error
+    return schema | {PARAMS: pa.list_(values, header.layout.num_params)}
+
+
+def read_part(
+    folder: Path, manifest: Path, name: str, entry: Any, schema: Mapping[str, Any], header: DatasetHeader
+) -> pa.Table:
+    """Read one parquet file after its size, checksum, types and unpacked size were found to be as listed."""
+    split, _, file = name.partition("/")
+    if split not in SPLITS or file != f"{manifest.stem}.parquet":
+        raise StoreError(f"{manifest} must list SPLIT/{manifest.stem}.parquet, got {name[:60]!r}")
+    path = folder / split / file
+    if not path.is_file():
+        raise StoreError(f"{path} is missing: the dataset is incomplete")
+    found = {"rows": entry.get("rows"), **fingerprint(path)} if isinstance(entry, dict) else None
+    if found != entry:
+        raise StoreError(f"{path} does not have the size and checksum that {manifest.name} says: altered or damaged")
+    try:
+        parquet = pq.ParquetFile(path)
+        metadata = parquet.metadata
+        unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        needed = metadata.num_rows * header.layout.num_params * 4
+        if max(unpacked, needed) > MAX_SHARD_BYTES:
+            raise StoreError(f"{path} would unpack to {max(unpacked, needed):,} bytes; at most {MAX_SHARD_BYTES:,}")
+        check_schema(path, parquet.schema_arrow, schema)
+        if metadata.num_rows != entry["rows"]:
+            raise StoreError(f"{path} must have {entry['rows']} rows, got {metadata.num_rows}")
+        return parquet.read(columns=list(schema))
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} cannot be read as parquet: {str(error).splitlines()[0][:200]}") from error
+
+
+def check_schema(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
+    """Refuse columns that are missing or of other types."""
+    for name, kind in wanted.items():
+        if name not in found.names:
+            raise StoreError(f"{path} has no column {name!r}")
+        got = found.field(name).type
+        fits = got in (pa.float32(), pa.float64()) if kind is None else same_type(got, kind)
+        if not fits:
+            raise StoreError(f"{path}: column {name!r} must be of type {kind or 'float'}, got {str(got)[:60]}")
+
+
+def same_type(got: Any, wanted: Any) -> bool:
+    """Whether two types agree; the name of a list's items is not part of it."""
+    if pa.types.is_fixed_size_list(wanted):
+        return pa.types.is_fixed_size_list(got) and (got.list_size, got.value_type) == (
+            wanted.list_size,
+            wanted.value_type,
+        )
+    return got == wanted
+
+
+def values_of(table: pa.Table, name: str, entry: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """A column as (rows, *shape), writable."""
+    column = table[name].combine_chunks()
+    values = column.flatten() if entry["shape"] else column
+    if column.null_count or values.null_count:
+        raise StoreError(f"column {name!r} has empty cells")
+    flat = values.to_numpy(zero_copy_only=False)
+    return np.array(flat, dtype=NUMPY_DTYPES[entry["dtype"]]).reshape(len(table), *entry["shape"])

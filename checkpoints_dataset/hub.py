@@ -1,0 +1,191 @@
+"""Checkpoint datasets on the Hugging Face Hub: one configuration for each network layout, with a card."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from checkpoints_dataset.exchange import SPLITS, export_parquet, import_parquet
+from checkpoints_dataset.format import HEADER_FILE, DatasetHeader, StoreError
+from checkpoints_dataset.store import CheckpointStore
+from g_pt.hub import download_snapshot, hub_errors
+
+TAGS = ["g-pt", "weight-space-learning", "neural-network-checkpoints"]
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+HEADING = "## Configuration "
+SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
+
+
+def push_dataset(
+    store: CheckpointStore,
+    repo_id: str,
+    *,
+    configuration: str | None = None,
+    license: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    endpoint: str | None = None,
+    progress: Callable[[int], object] = lambda shards: None,
+) -> str:
+    """Upload a dataset as one configuration of a repository; returns the repository's address.
+
+    The repository is made where it does not exist; a configuration of the same name and layout is replaced, others and
+    their parts of the card stay. One shard at a time is in memory; parquet files are written to the temporary folder.
+
+    Args:
+        store: the dataset.
+        repo_id: "org/name".
+        configuration: its name; the task's where not given.
+        license: identifier for the card.
+        private: of a new repository.
+        token: of the account; the one of `hf auth login` where not given.
+        endpoint: another Hub.
+        progress: called with the number of shards written since the last call.
+
+    Raises:
+        StoreError: the configuration exists with another layout.
+        OSError: the Hub refused it or is out of reach.
+    """
+    from huggingface_hub import HfApi
+
+    name = configuration or store.header.task
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a configuration must be named in letters, digits, '-', '_' and '.', got {name!r}")
+    api = HfApi(endpoint=endpoint, token=token, library_name="g-pt")
+    with hub_errors(repo_id):
+        repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
+    known = download_snapshot(
+        repo_id, ["README.md", f"{name}/{HEADER_FILE}"], repo_type="dataset", token=token, endpoint=endpoint
+    )
+    if (known / name / HEADER_FILE).is_file():
+        check_same_layout(DatasetHeader.read(known / name), store.header, repo_id, name)
+    readme = known / "README.md"
+    card = dataset_card(store, repo_id, name, readme.read_text() if readme.is_file() else "", license=license)
+    with tempfile.TemporaryDirectory() as folder:
+        export_parquet(store, Path(folder) / name, progress=progress)
+        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+        with hub_errors(repo_id):
+            api.upload_folder(
+                repo_id=repo_id,
+                repo_type="dataset",
+                folder_path=folder,
+                delete_patterns=f"{name}/*",
+                commit_message=f"Upload {name}",
+            )
+    return f"{api.endpoint}/datasets/{repo_id}"
+
+
+def pull_dataset(
+    repo_id: str,
+    out: Path,
+    *,
+    configuration: str | None = None,
+    progress: Callable[[int], object] = lambda shards: None,
+    **hub_options: Any,
+) -> CheckpointStore:
+    """Download a configuration and turn it into a dataset, equal to the one that was uploaded.
+
+    Args:
+        repo_id: "org/name".
+        out: folder of the dataset.
+        configuration: its name; the only one where not given.
+        progress: called with the number of shards read since the last call.
+        hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `endpoint`.
+
+    Raises:
+        StoreError: there is no such configuration, or several and none was named; or its files are damaged.
+        OSError: the repository is missing, gated or out of reach.
+    """
+    hub_options["repo_type"] = "dataset"
+    if configuration is None:
+        found = download_snapshot(repo_id, [f"*/{HEADER_FILE}"], **hub_options)
+        names = sorted(path.parent.name for path in found.glob(f"*/{HEADER_FILE}"))
+        if len(names) != 1:
+            raise StoreError(f"{repo_id} has the configurations {names}: name one" if names else none_in(repo_id))
+        configuration = names[0]
+    if not NAME.fullmatch(configuration):
+        raise StoreError(f"{configuration!r} is no name of a configuration")
+    patterns = [f"{configuration}/*.json", *(f"{configuration}/{split}/*.parquet" for split in SPLITS)]
+    folder = download_snapshot(repo_id, patterns, **hub_options) / configuration
+    if not (folder / HEADER_FILE).is_file():
+        raise StoreError(f"{repo_id} has no configuration {configuration!r} with a {HEADER_FILE}")
+    return import_parquet(folder, out, progress=progress)
+
+
+def none_in(repo_id: str) -> str:
+    """What to say of a repository of something else."""
+    return f"{repo_id} holds no checkpoint dataset: no folder of it has a {HEADER_FILE}"
+
+
+def check_same_layout(found: DatasetHeader, wanted: DatasetHeader, repo_id: str, name: str) -> None:
+    """Refuse to replace networks by others."""
+    if found.layout != wanted.layout:
+        raise StoreError(
+            f"{repo_id} has a configuration {name!r} of other networks ({found.layout.describe()}); name another "
+            "configuration"
+        )
+
+
+def dataset_card(store: CheckpointStore, repo_id: str, name: str, old: str = "", *, license: str | None = None) -> str:
+    """The card with this configuration added to what an older card says of others."""
+    header, body = split_card(old)
+    configs = {entry["config_name"]: entry for entry in header.get("configs", [])}
+    data_files = [{"split": split, "path": f"{name}/{split}/*.parquet"} for split in SPLITS if store.runs_of(split)]
+    configs[name] = {"config_name": name, "data_files": data_files}
+    size = next((text for most, text in SIZES if len(store) < most), "n>10M")
+    header |= {"tags": sorted({*header.get("tags", []), *TAGS}), "size_categories": [size]}
+    header["configs"] = [configs[key] for key in sorted(configs)]
+    if license is not None:
+        header["license"] = license
+    intro, *sections = re.split(rf"^(?={re.escape(HEADING)})", body, flags=re.MULTILINE)
+    kept = {section.splitlines()[0].removeprefix(HEADING): section.strip() for section in sections}
+    kept[name] = section_of(store, repo_id, name)
+    intro = intro.strip() or introduction(repo_id)
+    text = yaml.safe_dump(header, sort_keys=False)
+    return f"---\n{text}---\n\n" + "\n\n".join([intro, *(kept[key] for key in sorted(kept))]) + "\n"
+
+
+def split_card(card: str) -> tuple[dict[str, Any], str]:
+    """Metadata and text of a card; a card without metadata has none."""
+    match = re.match(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL)
+    header = yaml.safe_load(match[1]) if match else None
+    return (header, match[2]) if match and isinstance(header, dict) else ({}, card)
+
+
+def introduction(repo_id: str) -> str:
+    """What all configurations share."""
+    return f"""# {repo_id}
+
+Checkpoints of many small neural networks, saved while they were trained: each row is one checkpoint, `params` the
+network's tensors in one vector of fixed length. Made with g-pt. Runs are never in two splits; metrics are those of the
+task's validation split; `step` counts optimizer steps."""
+
+
+def section_of(store: CheckpointStore, repo_id: str, name: str) -> str:
+    """One configuration: what it holds, how the runs were made, how it is loaded."""
+    header = store.header
+    runs = ", ".join(f"{len(store.runs_of(split)):,} {split}" for split in SPLITS)
+    source = "\n".join(f"- {key}: {value}" for key, value in header.source.items()) or "- not recorded"
+    metrics = ", ".join(f"`{metric.name}` ({metric.unit})" for metric in header.metrics.values())
+    return f"""{HEADING}{name}
+
+Task {header.task}: {len(store):,} checkpoints of {len(store.runs):,} runs ({runs}); {len(store.left_out):,} runs were
+left out. Metrics: {metrics}. `params` has {header.layout.num_params} {header.dtype} values, in this order:
+{header.layout.describe()}.
+
+How the runs were made:
+
+{source}
+
+```python
+from datasets import load_dataset
+checkpoints = load_dataset("{repo_id}", "{name}", split="train", streaming=True)
+params = next(iter(checkpoints))["params"]  # {header.layout.num_params} numbers
+```
+
+`gpt-dataset pull {repo_id} --configuration {name} --out runs/{name}/checkpoints` makes it a dataset to train from."""

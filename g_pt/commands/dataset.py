@@ -1,0 +1,129 @@
+"""gpt-dataset: checkpoint datasets to and from the Hugging Face Hub, as parquet that everybody can read.
+
+Examples:
+    gpt-dataset push runs/digits/checkpoints my-name/checkpoints
+    gpt-dataset pull my-name/checkpoints --configuration digits --out runs/digits/checkpoints
+    gpt-dataset export runs/digits/checkpoints --out parquet/digits
+    gpt-dataset import parquet/digits --out runs/digits/checkpoints
+
+What comes back equals what went there, bit for bit. Log in with `hf auth login` before a push.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from g_pt.commands.terminal import exit_on_user_error, show_warnings
+
+if TYPE_CHECKING:
+    from checkpoints_dataset.store import CheckpointStore
+
+
+@dataclass(frozen=True)
+class Push:
+    """Upload a dataset as one configuration of a repository."""
+
+    store: tyro.conf.Positional[Path]
+    """Folder of the dataset."""
+    repo: tyro.conf.Positional[str]
+    """Repository on the Hub, org/name; made where it does not exist."""
+    configuration: str | None = None
+    """Name of these networks in the repository; the task's where not given."""
+    license: str | None = None
+    """Identifier of the licence, apache-2.0 say."""
+    private: bool = False
+    """Make a new repository private."""
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Download a configuration of a repository."""
+
+    repo: tyro.conf.Positional[str]
+    """Repository on the Hub, org/name."""
+    out: Path
+    """Folder of the dataset."""
+    configuration: str | None = None
+    """Which networks, where the repository has several."""
+    revision: str | None = None
+    """Branch, tag or commit."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a dataset as parquet into a folder, as a push would upload it."""
+
+    store: tyro.conf.Positional[Path]
+    """Folder of the dataset."""
+    out: Path
+    """Folder of the parquet files; must not exist, or be empty."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Make a dataset of a folder of parquet files that export wrote."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of the parquet files."""
+    out: Path
+    """Folder of the dataset."""
+
+
+Command = (
+    Annotated[Push, tyro.conf.subcommand("push")]
+    | Annotated[Pull, tyro.conf.subcommand("pull")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command."""
+    with exit_on_user_error("gpt-dataset"):
+        parsed: Any = tyro.cli(Command, args=arguments, prog="gpt-dataset", description=(__doc__ or "").strip())
+        show_warnings("gpt-dataset")
+        run(parsed)
+
+
+def run(arguments: Push | Pull | Export | Import) -> None:
+    """Do what was asked for, with a bar over the shards."""
+    from tqdm import tqdm
+
+    from checkpoints_dataset.exchange import export_parquet, import_parquet
+    from checkpoints_dataset.hub import pull_dataset, push_dataset
+    from checkpoints_dataset.store import CheckpointStore
+
+    if isinstance(arguments, Push | Pull) and arguments.repo.count("/") != 1:
+        raise ValueError(f"the repository must be named org/name, got {arguments.repo!r}")
+    with tqdm(desc="shards", unit="shard", disable=None) as bar:
+        if isinstance(arguments, Push):
+            address = push_dataset(
+                CheckpointStore(arguments.store),
+                arguments.repo,
+                configuration=arguments.configuration,
+                license=arguments.license,
+                private=arguments.private or None,
+                progress=bar.update,
+            )
+            print(f"uploaded: {address}")
+        elif isinstance(arguments, Pull):
+            options = {"configuration": arguments.configuration, "revision": arguments.revision}
+            report(arguments.out, pull_dataset(arguments.repo, arguments.out, progress=bar.update, **options))
+        elif isinstance(arguments, Export):
+            export_parquet(CheckpointStore(arguments.store), arguments.out, progress=bar.update)
+            print(f"written: {arguments.out}")
+        else:
+            report(arguments.out, import_parquet(arguments.folder, arguments.out, progress=bar.update))
+
+
+def report(out: Path, store: CheckpointStore) -> None:
+    """What there is now."""
+    print(f"{out}: {len(store)} checkpoints of {len(store.runs)} runs, {len(store.left_out)} runs left out")
+
+
+if __name__ == "__main__":
+    main()

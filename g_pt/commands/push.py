@@ -1,0 +1,80 @@
+"""gpt-push: upload a model to the Hugging Face Hub, with a model card.
+
+Examples:
+    gpt-evaluate --model runs/digits/loss/pipeline --json runs/digits/loss/pipeline/report.json
+    gpt-push runs/digits/loss/pipeline my-name/digits-loss
+    gpt-push runs/digits/loss/pipeline my-name/digits-loss --report report.json --license apache-2.0 --private
+
+What was measured goes into the card: a report.json beside the model, or the one of --report. Log in with
+`hf auth login` first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from g_pt.commands.terminal import exit_on_user_error, show_warnings
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to upload, and where to."""
+
+    model: tyro.conf.Positional[str]
+    """Folder or bundled name of a G.pt."""
+    repo: tyro.conf.Positional[str]
+    """Repository on the Hub, org/name; made where it does not exist."""
+    report: Path | None = None
+    """What gpt-evaluate --json wrote; report.json of the model's folder where not given."""
+    license: str | None = None
+    """Identifier of the licence, apache-2.0 say."""
+    private: bool = False
+    """Make a new repository private."""
+    revision: str | None = None
+    """Branch to commit to; main where not given."""
+    card_only: Path | None = None
+    """Write the model card to this file and upload nothing."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command."""
+    with exit_on_user_error("gpt-push"):
+        parsed = tyro.cli(Arguments, args=arguments, prog="gpt-push", description=(__doc__ or "").strip())
+        show_warnings("gpt-push")
+        run(parsed)
+
+
+def run(arguments: Arguments) -> None:
+    """Load, make the card, upload."""
+    from g_pt.commands.terminal import hide_bars_in_pipes
+    from g_pt.hub import resolve_model
+    from g_pt.hub_upload import read_report, saved_report
+    from g_pt.model_card import model_card
+    from g_pt.pipeline import ParameterUpdatePipeline
+
+    if arguments.repo.count("/") != 1:
+        raise ValueError(f"the repository must be named org/name, got {arguments.repo!r}")
+    hide_bars_in_pipes()
+    folder = resolve_model(arguments.model)
+    report = saved_report(folder) if arguments.report is None else read_report(arguments.report)
+    pipeline = ParameterUpdatePipeline.from_pretrained(folder)
+    if arguments.card_only is not None:
+        card = model_card(pipeline, arguments.repo, report=report, license=arguments.license)
+        arguments.card_only.write_text(card, encoding="utf-8")
+        print(f"written: {arguments.card_only}")
+        return
+    address = pipeline.push_to_hub(
+        arguments.repo,
+        report=report,
+        license=arguments.license,
+        private=arguments.private or None,
+        revision=arguments.revision,
+    )
+    print(f"uploaded: {address}")
+
+
+if __name__ == "__main__":
+    main()
