@@ -10,16 +10,21 @@ A harvest that was interrupted continues when the same command is given again.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
-from g_pt.commands.terminal import exit_on_user_error
+from g_pt.commands.parsing import parse
+from g_pt.commands.terminal import exit_on_user_error, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
+
+if TYPE_CHECKING:
+    from checkpoints_dataset.store import CheckpointStore
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Arguments(HarvestConfig):
 
     out: Path | None = None
     """Folder of the dataset; runs/<task>/checkpoints where it is not given."""
+    json: bool = False
+    """Print one JSON object about the dataset on standard output."""
     data_dir: Path | None = None
     """Folder in which image sets are looked for first."""
 
@@ -35,10 +42,15 @@ class Arguments(HarvestConfig):
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-harvest"):
-        parsed = tyro.cli(Arguments, args=arguments, prog="gpt-harvest", description=(__doc__ or "").strip())
+        parsed = parse(Arguments, arguments, prog="gpt-harvest", description=__doc__)
         use_data_dir(parsed.data_dir)
         config = HarvestConfig(**{f.name: getattr(parsed, f.name) for f in fields(HarvestConfig)})
-        harvest_with_progress(config, parsed.out or default_folder(config.task))
+        show_warnings("gpt-harvest")
+        folder = parsed.out or default_folder(config.task)
+        with redirect_stdout(sys.stderr):  # a user's task may print, and --json promises one object
+            store = harvest_with_progress(config, folder)
+        if parsed.json:
+            print(json.dumps(summary(store)))
 
 
 def default_folder(task: str) -> Path:
@@ -49,7 +61,7 @@ def default_folder(task: str) -> Path:
     return Path("runs") / name.removesuffix(".py") / "checkpoints"
 
 
-def harvest_with_progress(config: HarvestConfig, folder: Path) -> None:
+def harvest_with_progress(config: HarvestConfig, folder: Path) -> CheckpointStore:
     """Harvest with a progress bar, and say what was left out."""
     from tqdm import tqdm
 
@@ -68,6 +80,19 @@ def harvest_with_progress(config: HarvestConfig, folder: Path) -> None:
         print(f"  left out: run {run}, {reason}", file=sys.stderr)
     if not store.runs:
         raise ValueError(f"all {len(store.left_out)} runs were left out; lower the learning rate, or see above")
+    return store
+
+
+def summary(store: CheckpointStore) -> dict[str, Any]:
+    """What `--json` prints about a dataset."""
+    return {
+        "folder": str(store.folder),
+        "task": store.header.task,
+        "metrics": list(store.header.metrics),
+        "checkpoints": len(store),
+        "runs": len(store.runs),
+        "left_out": {str(run): reason for run, reason in store.left_out.items()},
+    }
 
 
 if __name__ == "__main__":
