@@ -5,6 +5,7 @@ P = parameters per network, rows = checkpoints of all runs.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,11 +27,13 @@ from checkpoints_dataset.format import (
     split_of,
 )
 from checkpoints_dataset.mapped_rows import MappedRows, map_safetensors
+from checkpoints_dataset.recording import RECORDED, waiting_runs
 from checkpoints_dataset.writer import fingerprint
 from g_pt.atomic_files import read_json
 from g_pt.tasks.base import Split, Task, check_split
 
 REPAIR = "; delete the shard's .json and run the same gpt-harvest again to make the shard anew"
+FINISH = "; CheckpointRecorder.close() or `gpt-import recorded FOLDER` brings finished runs in"
 
 
 class CheckpointStore:
@@ -81,8 +84,13 @@ class CheckpointStore:
         table = pa.concat_tables(tables)
         self.run, self.step = table[RUN].to_numpy(), table[STEP].to_numpy()
         self.metrics = {name: table[name].to_numpy() for name in self.header.metrics}
+        last = self.runs[-1].run if self.runs else -1
+        if waiting := sum(number > last for number in waiting_runs(self.folder)):
+            warnings.warn(f"{waiting} recorded runs are not in {self.folder} yet{FINISH}", stacklevel=2)
 
     def _manifest(self, path: Path) -> dict[str, Any]:
+        if not path.is_file() and self.header.source.get("kind") == RECORDED:
+            raise StoreError(f"{path} is missing: no run is finished, or the recording was killed{FINISH}")
         if not path.is_file():
             raise StoreError(
                 f"{path} is missing: the harvest is unfinished ({self.header.num_shards} shards are wanted); "
@@ -157,7 +165,7 @@ class CheckpointStore:
         if not runs:
             raise StoreError(
                 f"{self.folder} has no runs in its {split} split: {len(self.runs)} runs are kept and "
-                f"{len(self.left_out)} left out; of every 20 runs one is for validation and one for test"
+                f"{len(self.left_out)} left out; of every 20 runs one is for validation and one for test, so 20 are the fewest"
             )
         return runs
 

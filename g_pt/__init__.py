@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from g_pt.tasks import register_task as register_task
     from g_pt.tasks.base import Task as Task
     from g_pt.transformer import ParameterTransformer as ParameterTransformer
+    from g_pt.update_optimizer import UpdateOptimizer as UpdateOptimizer
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _HOMES = {
     "ParameterUpdatePipeline": "g_pt.pipeline",
     "PermutationSpec": "g_pt.permutations",
     "Task": "g_pt.tasks.base",
+    "UpdateOptimizer": "g_pt.update_optimizer",
     "get_task": "g_pt.tasks",
     "register_task": "g_pt.tasks",
 }

@@ -53,6 +53,9 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
             with suppress(ValueError):
                 return float(value)
+        if get_origin(kind) is tuple and get_args(kind)[-1] is ... and isinstance(value, list | tuple):
+            (each, _), entries = get_args(kind), enumerate(value, start=1)
+            return tuple(convert(entry, each, f"{where}, entry {i}") for i, entry in entries)
         if get_origin(kind) is tuple and isinstance(value, list | tuple) and len(value) == len(get_args(kind)):
             entries = enumerate(zip(value, get_args(kind), strict=True), start=1)
             return tuple(convert(entry, entry_kind, f"{where}, entry {i}") for i, (entry, entry_kind) in entries)

@@ -5,22 +5,24 @@ B = networks, P = parameters per network.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from g_pt.hub import resolve_model
 from g_pt.metrics import Metric
 from g_pt.model_folders import checked_index
+from g_pt.modules import module_params, write_module
 
 # imported here, not lazily: diffusers loads components only from modules that are imported already
 from g_pt.normalization import ParameterNormalizer
@@ -31,6 +33,8 @@ from g_pt.schedulers import first_noise, make_scheduler, model_input, set_sampli
 from g_pt.tasks import registered_task, task_names
 from g_pt.tasks.base import Task
 from g_pt.transformer import ParameterTransformer
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class PromptRangeWarning(UserWarning):
@@ -195,7 +199,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         params = torch.atleast_2d(starting_params).to(device, torch.float32)
         self._check_params(params)
         if starting_metric is None:
-            starting_metric = self.task.evaluate(params, "validation")[self.metric.name]
+            starting_metric = self._starting_metric(params)
         starting_metric = self._metric_per_network("starting", starting_metric, len(params), device)
         prompt = self._metric_per_network("prompted", prompted_metric, len(params), device)
         self._check_range(prompt)
@@ -219,6 +223,53 @@ class ParameterUpdatePipeline(DiffusionPipeline):
                 "sampled parameters are not finite: damaged weights, or a scheduler that needs other steps"
             )
         return ParameterUpdateOutput(params=updated, starting_metric=starting_metric)
+
+    def update_module(
+        self,
+        module: Module,
+        prompted_metric: float,
+        starting_metric: float | None = None,
+        *,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | None = None,
+        in_place: bool = False,
+    ) -> Module:
+        """Give a module one update: a new module comes back, and the one given stays as it is.
+
+        Mode, device, dtypes and `requires_grad` are the given module's; gradients are not taken along.
+
+        Args:
+            module: with the tensors of `layout`, by name and shape; other buffers of integers are kept.
+            prompted_metric: wanted metric, raw; it means the validation metric.
+            starting_metric: the module's own metric, raw; needed where the task of this pipeline is not registered.
+            num_inference_steps: sampling steps; the pipeline's default where it is not given.
+            generator: of the sampling noise.
+            in_place: write the update into the module that was given, and return it.
+
+        Raises:
+            ValueError: the module's tensors are others (the message names the first), or hold NaN or infinity.
+        """
+        start = module_params(module, self.layout)  # (P,)
+        updated = self(
+            start,
+            prompted_metric,
+            starting_metric,
+            num_inference_steps=num_inference_steps,
+            generator=generator,
+        ).params[0]
+        target = module if in_place else copy.deepcopy(module)
+        write_module(target, updated, self.layout)
+        return target
+
+    def _starting_metric(self, params: Tensor) -> Tensor:
+        """Measured on the task's validation split: networks (B, P) to (B,)."""
+        try:
+            task = self.task
+        except ValueError as error:
+            if self.config.task is None:
+                raise
+            raise ValueError(f"the starting {self.metric.name} cannot be measured: {error}; or pass it") from error
+        return task.evaluate(params, "validation")[self.metric.name]
 
     def _check_params(self, params: Tensor) -> None:
         if params.dim() != 2 or params.shape[1] != self.layout.num_params:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from g_pt.commands.parsing import parse
 from g_pt.commands.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
 
@@ -61,7 +60,7 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-evaluate"):
-        parsed = tyro.cli(Arguments, args=arguments, prog="gpt-evaluate", description=(__doc__ or "").strip())
+        parsed = parse(Arguments, arguments, prog="gpt-evaluate", description=__doc__)
         show_warnings("gpt-evaluate")
         parsed.check()
         use_data_dir(parsed.data_dir)

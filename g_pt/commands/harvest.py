@@ -14,17 +14,22 @@ Several processes share the shards, on one host or on several that see the same 
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
-from g_pt.commands.terminal import exit_on_user_error, quiet_unless_first
+from g_pt.commands.parsing import parse
+from g_pt.commands.terminal import exit_on_user_error, quiet_unless_first, show_warnings
 from g_pt.processes import Team, cpu_threads_of_a_process, join_team, leave_team
 from g_pt.tasks.data_folders import use_data_dir
+
+if TYPE_CHECKING:
+    from checkpoints_dataset.store import CheckpointStore
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Arguments(HarvestConfig):
 
     out: Path | None = None
     """Folder of the dataset; runs/<task>/checkpoints where it is not given."""
+    json: bool = False
+    """Print one JSON object about the dataset on standard output."""
     data_dir: Path | None = None
     """Folder in which image sets are looked for first."""
 
@@ -41,15 +48,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-harvest"):
         with quiet_unless_first():
-            parsed = tyro.cli(Arguments, args=arguments, prog="gpt-harvest", description=(__doc__ or "").strip())
+            parsed = parse(Arguments, arguments, prog="gpt-harvest", description=__doc__)
         use_data_dir(parsed.data_dir)
         config = HarvestConfig(**{f.name: getattr(parsed, f.name) for f in fields(HarvestConfig)})
+        show_warnings("gpt-harvest")
+        folder = parsed.out or default_folder(config.task)
         team = join_team()
         if team.count > 1:
             import torch
 
             torch.set_num_threads(cpu_threads_of_a_process())  # launchers leave one thread to each
-        harvest_with_progress(config, parsed.out or default_folder(config.task), team)
+        with redirect_stdout(sys.stderr):  # a user's task may print, and --json promises one object
+            store = harvest_with_progress(config, folder, team)
+        if parsed.json and store is not None:
+            print(json.dumps(summary(store)))
         leave_team(team)
 
 
@@ -61,8 +73,8 @@ def default_folder(task: str) -> Path:
     return Path("runs") / name.removesuffix(".py") / "checkpoints"
 
 
-def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None = None) -> None:
-    """Harvest with a progress bar, and say what was left out, both on the first process of a team."""
+def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None = None) -> CheckpointStore | None:
+    """Harvest with a progress bar, and say what was left out; the first process of a team returns the dataset."""
     from tqdm import tqdm
 
     from checkpoints_dataset.harvest import harvest
@@ -71,7 +83,7 @@ def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None
     team, total = team or Team(), config.num_runs * config.num_steps
     if not team.is_first:
         harvest(config, folder, team=team)
-        return
+        return None
     with tqdm(total=total, desc="harvesting", unit="step", unit_scale=True, disable=None) as bar:
         harvest(config, folder, progress=lambda taken: bar.update(min(taken, total - bar.n)), team=team)
     store = CheckpointStore(folder)
@@ -83,6 +95,19 @@ def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None
         print(f"  left out: run {run}, {reason}", file=sys.stderr)
     if not store.runs:
         raise ValueError(f"all {len(store.left_out)} runs were left out; lower the learning rate, or see above")
+    return store
+
+
+def summary(store: CheckpointStore) -> dict[str, Any]:
+    """What `--json` prints about a dataset."""
+    return {
+        "folder": str(store.folder),
+        "task": store.header.task,
+        "metrics": list(store.header.metrics),
+        "checkpoints": len(store),
+        "runs": len(store.runs),
+        "left_out": {str(run): reason for run, reason in store.left_out.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""gpt-import: models and checkpoint data sets of the reference G.pt (wpeebles/G.pt), to here and back.
+"""gpt-import: checkpoints of your own, and models and data sets of the reference G.pt (wpeebles/G.pt), to here and back.
 
 Examples:
+    gpt-import folder my_checkpoints --csv my_checkpoints/metrics.csv --task my_task.py:MyTask --out runs/mine/checkpoints
+    gpt-import recorded runs/mine/checkpoints
     gpt-import reference mnist_loss.pt --config mnist_loss.yaml --out runs/mnist_loss
     gpt-import lmdb checkpoint_datasets/mnist --out runs/mnist/checkpoints
     gpt-import export-reference runs/mnist_loss --out mnist_loss.pt
@@ -11,14 +13,19 @@ Conversions that were interrupted continue when the same command is given again.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from g_pt.commands.import_own import Folder, Recorded, finish_recorded, import_own_folder
+from g_pt.commands.parsing import parse, with_habits
 from g_pt.commands.terminal import exit_on_user_error, show_warnings
 
 if TYPE_CHECKING:
@@ -51,6 +58,8 @@ class Reference:
     """Converted data set of the model: ranges of prompts are taken from it, not from the paper's figures."""
     num_inference_steps: int = 50
     """Default sampling steps of the model; the reference always takes 1,000."""
+    json: bool = False
+    """Print one JSON object on standard output instead of lines for people."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,8 @@ class Lmdb:
     """Parameters in a shard; the conversion takes about three times as much memory."""
     steps_per_epoch: int | None = None
     """Of a run, to count steps over epochs; the reference's own number where not given."""
+    json: bool = False
+    """Print one JSON object on standard output instead of lines for people."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,8 @@ class ExportReference:
     """Folder or Hub repository of the model."""
     out: Path
     """A .pt file."""
+    json: bool = False
+    """Print one JSON object on standard output instead of lines for people."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +106,14 @@ class ExportLmdb:
     """Folder of the dataset."""
     out: Path
     """Folder of the runs' folders."""
+    json: bool = False
+    """Print one JSON object on standard output instead of lines for people."""
 
 
 Command = (
-    Annotated[Reference, tyro.conf.subcommand("reference")]
+    Annotated[Folder, tyro.conf.subcommand("folder")]
+    | Annotated[Recorded, tyro.conf.subcommand("recorded")]
+    | Annotated[Reference, tyro.conf.subcommand("reference")]
     | Annotated[Lmdb, tyro.conf.subcommand("lmdb")]
     | Annotated[ExportReference, tyro.conf.subcommand("export-reference")]
     | Annotated[ExportLmdb, tyro.conf.subcommand("export-lmdb")]
@@ -106,17 +123,23 @@ Command = (
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-import"):
-        parsed: Any = tyro.cli(
-            Command,
-            args=arguments,
-            prog="gpt-import",
-            description=(__doc__ or "").strip(),
-        )
+        parsed = parse_command(sys.argv[1:] if arguments is None else arguments)
         show_warnings("gpt-import")
-        RUN[type(parsed)](parsed)
+        with redirect_stdout(sys.stderr if parsed.json else sys.stdout):
+            result = RUN[type(parsed)](parsed)
+        if parsed.json:
+            print(json.dumps(result))
 
 
-def import_reference(arguments: Reference) -> None:
+def parse_command(arguments: list[str]) -> Any:
+    """The subcommand's arguments; `reference` has a --config of its own, which is the model's."""
+    kind = CONFIGURABLE.get(arguments[0]) if arguments else None
+    if kind is not None and any(argument.partition("=")[0] == "--config" for argument in arguments):
+        return parse(kind, arguments[1:], prog=f"gpt-import {arguments[0]}", description=kind.__doc__)
+    return tyro.cli(Command, args=arguments, prog="gpt-import", description=with_habits(__doc__))
+
+
+def import_reference(arguments: Reference) -> dict[str, Any]:
     """Read, build, write, and say what was assumed."""
     from g_pt.commands.terminal import hide_bars_in_pipes
     from g_pt.reference.checkpoints import import_model
@@ -154,6 +177,13 @@ def import_reference(arguments: Reference) -> None:
         f"{arguments.out}: {imported.weights} weights, {config.num_layers} layers of width {config.width}, "
         f"{len(config.input_sizes)} tokens, task {pipeline.config.task}, prompted by {pipeline.metric.name}"
     )
+    return {
+        "folder": str(arguments.out),
+        "weights": imported.weights,
+        "task": pipeline.config.task,
+        "metric": pipeline.metric.name,
+        "notes": list(imported.notes),
+    }
 
 
 def stored_facts(store: CheckpointStore, metric: Metric) -> dict[str, Any]:
@@ -182,7 +212,7 @@ def stored_facts(store: CheckpointStore, metric: Metric) -> dict[str, Any]:
     }
 
 
-def import_lmdb_runs(arguments: Lmdb) -> None:
+def import_lmdb_runs(arguments: Lmdb) -> dict[str, Any]:
     """Convert with a progress bar, and say what was left out."""
     from tqdm import tqdm
 
@@ -209,6 +239,13 @@ def import_lmdb_runs(arguments: Lmdb) -> None:
         print(f"  {reason}", file=sys.stderr)
     if not store.runs:
         raise ValueError(f"all {len(store.left_out)} runs were left out, see above")
+    return {
+        "folder": str(arguments.out),
+        "task": store.header.task,
+        "checkpoints": len(store),
+        "runs": len(store.runs),
+        "left_out": {str(run): reason for run, reason in store.left_out.items()},
+    }
 
 
 def kind_of(reason: str) -> str:
@@ -228,7 +265,7 @@ def kind_of(reason: str) -> str:
     return next((kind for word, kind in words.items() if word in reason), "a damaged runs.json")
 
 
-def export_reference(arguments: ExportReference) -> None:
+def export_reference(arguments: ExportReference) -> dict[str, Any]:
     """Load, write, say where."""
     from g_pt.commands.terminal import hide_bars_in_pipes
     from g_pt.pipeline import ParameterUpdatePipeline
@@ -237,9 +274,10 @@ def export_reference(arguments: ExportReference) -> None:
     hide_bars_in_pipes()
     config = export_model(ParameterUpdatePipeline.from_pretrained(arguments.model), arguments.out)
     print(f"written: {arguments.out}\nwritten: {config}")
+    return {"files": [str(arguments.out), str(config)]}
 
 
-def export_lmdb_runs(arguments: ExportLmdb) -> None:
+def export_lmdb_runs(arguments: ExportLmdb) -> dict[str, Any]:
     """Export with a progress bar."""
     from tqdm import tqdm
 
@@ -250,9 +288,19 @@ def export_lmdb_runs(arguments: ExportLmdb) -> None:
     with tqdm(total=len(store.runs), desc="exporting", unit="run", disable=None) as bar:
         written = export_runs(store, arguments.out, progress=bar.update)
     print(f"{arguments.out}: {written} runs written, {len(store.runs) - written} were there")
+    return {"folder": str(arguments.out), "written": written, "were_there": len(store.runs) - written}
 
 
-RUN: dict[type, Any] = {
+CONFIGURABLE: dict[str, type] = {
+    "folder": Folder,
+    "recorded": Recorded,
+    "lmdb": Lmdb,
+    "export-reference": ExportReference,
+    "export-lmdb": ExportLmdb,
+}
+RUN: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Folder: import_own_folder,
+    Recorded: finish_recorded,
     Reference: import_reference,
     Lmdb: import_lmdb_runs,
     ExportReference: export_reference,

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from g_pt.commands.parsing import parse
 from g_pt.commands.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
 
@@ -102,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-sample"):
         others, rest = other_prompts(sys.argv[1:] if arguments is None else arguments)
-        parsed = tyro.cli(Arguments, args=rest, prog="gpt-sample", description=(__doc__ or "").strip())
+        parsed = parse(Arguments, rest, prog="gpt-sample", description=__doc__)
         metric, prompt = parsed.prompt(others)
         parsed.check()
         use_data_dir(parsed.data_dir)

@@ -1,0 +1,213 @@
+"""From a folder of state dicts and a table of their metrics (CSV) to a dataset.
+
+    file,run,step,loss,error
+    seed0/init.pt,seed0,0,2.31,90.2
+    seed0/step100.safetensors,seed0,100,0.42,11.0
+
+`file` is a path in the folder; `run` is any name; further columns that are no metrics of the task are left alone.
+C = checkpoints of a run, P = parameters per network.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from checkpoints_dataset.folder_lock import folder_lock
+from checkpoints_dataset.format import DatasetHeader, RunRecord
+from checkpoints_dataset.store import CheckpointStore
+from checkpoints_dataset.writer import DatasetWriter
+from g_pt.metrics import Metric
+from g_pt.network_files import read_network
+from g_pt.parameters import ParameterLayout
+from g_pt.tasks.base import Task
+
+FILE, RUN, STEP = "file", "run", "step"
+SHARD_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """One line of the table.
+
+    Attributes:
+        path: of the state dict.
+        run: name of the run.
+        step: optimizer steps taken.
+        metrics: `{metric: value}` on the validation split.
+        line: of the table, for messages.
+    """
+
+    path: Path
+    run: str
+    step: int
+    metrics: dict[str, float]
+    line: int
+
+
+def import_folder(
+    folder: Path | str,
+    table: Path | str,
+    out: Path | str,
+    task: Task,
+    *,
+    metrics: Sequence[str] | None = None,
+    dtype: str = "float32",
+    progress: Callable[[int], object] = lambda files: None,
+) -> CheckpointStore:
+    """Make a dataset of the files that a table names; one that was interrupted continues.
+
+    Runs are numbered as they first appear; of every 20, the 19th is for validation and the 20th for test.
+
+    Args:
+        folder: of the .safetensors, .pt and .pth files; pickles are read without running code.
+        table: CSV with the columns `file`, `run`, `step`, and the metrics on the validation split.
+        out: folder of the dataset.
+        task: whose networks these are.
+        metrics: of the task that the table has; all of them where not given.
+        dtype: of the parameters on disk, float32 or float16.
+        progress: called with the number of files read since the last call.
+
+    Raises:
+        ValueError: the table lacks columns or holds what is no number, a file is of another architecture or holds NaN,
+            a step comes twice; the message names the line or the file.
+        OSError: the table or a file is missing.
+    """
+    chosen = {name: task.metric(name) for name in (metrics or task.metrics)}
+    runs = grouped(read_table(Path(table), Path(folder), chosen))
+    check_precision(dtype)
+    shards = cut(runs, task.layout.num_params)
+    header = DatasetHeader(
+        task.name, task.layout, chosen, len(shards), dtype, {"kind": "folder", "runs": len(runs), "shards": len(shards)}
+    )
+    with folder_lock(out):
+        writer = DatasetWriter(out, header)
+        for index, names in enumerate(shards):
+            if writer.is_finished(index):
+                progress(sum(len(runs[name]) for name in names))
+            else:
+                first = sum(len(earlier) for earlier in shards[:index])
+                numbered = {first + i: (name, runs[name]) for i, name in enumerate(names)}
+                write_shard(writer, index, numbered, task.layout, progress)
+    return CheckpointStore(out, verify=False)
+
+
+def check_precision(dtype: str) -> None:
+    """Refuse other dtypes before anything is read."""
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype must be float32 or float16, got {dtype!r}")
+
+
+def read_table(path: Path, folder: Path, metrics: Mapping[str, Metric]) -> list[CheckpointRow]:
+    """Read and check every line; the error names the line."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table {path}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            if missing := [name for name in (FILE, RUN, STEP, *metrics) if name not in columns]:
+                raise ValueError(
+                    f"{path} must have the columns {[FILE, RUN, STEP, *metrics]}; {missing} are missing, it has {columns}"
+                )
+            rows = [read_row(path, reader.line_num, entries, folder, metrics) for entries in reader]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is no valid CSV: {error}") from error
+    if not rows:
+        raise ValueError(f"{path} names no files: it has a header and nothing below")
+    return rows
+
+
+def read_row(
+    path: Path, line: int, entries: Mapping[str, Any], folder: Path, metrics: Mapping[str, Metric]
+) -> CheckpointRow:
+    """One line of the table."""
+    where = f"{path}, line {line}"
+    texts = {name: (entries[name] or "").strip() for name in (FILE, RUN, STEP, *metrics)}
+    for name in (FILE, RUN):
+        if not texts[name]:
+            raise ValueError(f"{where}: {name} is empty")
+    file = folder / texts[FILE]
+    if not file.is_file():
+        raise FileNotFoundError(f"{where}: there is no file {file}")
+    step = number(texts[STEP], STEP, where)
+    if step < 0 or step != int(step):
+        raise ValueError(f"{where}: step must be a whole number from 0 on, got {texts[STEP]!r}")
+    values = {name: number(texts[name], name, where) for name in metrics}
+    return CheckpointRow(file, texts[RUN], int(step), values, line)
+
+
+def number(text: str, name: str, where: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {name} must be a number, got {text!r}") from error
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {name} must be finite, got {text!r}; leave diverged runs out of the table")
+    return value
+
+
+def grouped(rows: Sequence[CheckpointRow]) -> dict[str, list[CheckpointRow]]:
+    """The checkpoints of each run in the order of their steps; runs as they first appear."""
+    runs: dict[str, list[CheckpointRow]] = {}
+    for row in rows:
+        runs.setdefault(row.run, []).append(row)
+    for name, checkpoints in runs.items():
+        checkpoints.sort(key=lambda row: row.step)
+        for a, b in zip(checkpoints, checkpoints[1:], strict=False):
+            if a.step == b.step:
+                raise ValueError(f"run {name!r} has step {a.step} twice, in lines {a.line} and {b.line} of the table")
+    return runs
+
+
+def cut(runs: Mapping[str, Sequence[CheckpointRow]], num_params: int) -> list[list[str]]:
+    """Names of the runs of each shard, each of at most `SHARD_BYTES` but at least one run."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, checkpoints in runs.items():
+        added = 4 * num_params * len(checkpoints)
+        if shards[-1] and size + added > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += added
+    return shards
+
+
+def write_shard(
+    writer: DatasetWriter,
+    index: int,
+    runs: Mapping[int, tuple[str, Sequence[CheckpointRow]]],
+    layout: ParameterLayout,
+    progress: Callable[[int], object],
+) -> None:
+    """Read the files of some runs, numbered, and write them."""
+    records, params, rows = [], [], []
+    for run, (name, checkpoints) in runs.items():
+        records.append(RunRecord(run, len(rows), len(checkpoints), {"name": name}))
+        for row in checkpoints:
+            params.append(read_network(row.path, layout).to(getattr(torch, writer.header.dtype)))
+            if not params[-1].isfinite().all():
+                raise ValueError(f"{row.path} holds numbers too large for {writer.header.dtype}; use float32")
+            rows.append(row)
+            progress(1)
+    writer.write_rows(
+        index,
+        torch.stack(params),
+        np.array([row.step for row in rows], dtype=np.int64),
+        {name: np.array([row.metrics[name] for row in rows], dtype=np.float32) for name in writer.header.metrics},
+        records,
+    )
