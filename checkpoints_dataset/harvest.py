@@ -16,8 +16,8 @@ from torch import Tensor
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader
-from checkpoints_dataset.optimizers import make_optimizer
 from checkpoints_dataset.writer import DatasetWriter
+from g_pt.optimizers import make_optimizer
 from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import PopulationTask, Task, TrainableTask, TrainedPopulation
