@@ -52,7 +52,9 @@ def rank_correlation(prompts: Tensor, achieved: Tensor) -> Tensor:
     Returns:
         (B,) in [-1, 1].
     """
-    ranks = [torch.from_numpy(rankdata(v.double().cpu().numpy(), axis=1)) for v in (prompts.expand_as(achieved), achieved)]
+    ranks = [
+        torch.from_numpy(rankdata(v.double().cpu().numpy(), axis=1)) for v in (prompts.expand_as(achieved), achieved)
+    ]
     x, y = (r - r.mean(dim=1, keepdim=True) for r in ranks)
     size = x.norm(dim=1) * y.norm(dim=1)
     return torch.where(size > 0, (x * y).sum(dim=1) / size.clamp(min=1e-12), 0.0)

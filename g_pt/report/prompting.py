@@ -192,6 +192,7 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
         prompt_range=prompt_range,
         progress=subject.progress,
     )
+    measurement = report.facts.get("measurement")
     return Section(
         name="prompting",
         title="Does it follow prompts?",
@@ -199,12 +200,22 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
         tables=(alignment_table(report), quality_table(report)),
         notes=(
             "Alignment is R² against the identity line, for each network over all prompts: 1 is perfect, a constant "
-            "answer has at most 0, and there is no lower bound. Rank correlation is Spearman's, 1 where a higher prompt "
-            "always gave a higher metric.",
+            "answer has at most 0, and there is no lower bound. Rank correlation is Spearman's, 1 where a higher "
+            "prompt always gave a higher metric.",
             "Prompts mean the validation split, achieved metrics are those of the test split, so the gap between the "
             "splits counts against alignment.",
+            *([measurement_note(measurement)] if measurement else []),
         ),
         figures={"prompting.png": partial(draw_prompt_curve, report, subject.pipeline)},
+    )
+
+
+def measurement_note(measurement: dict[str, Any]) -> str:
+    """How policies were measured, and how exactly."""
+    errors = ", ".join(f"{value:.3g} of {name}" for name, value in measurement["standard_error"].items())
+    return (
+        f"{measurement['episodes']} episodes per policy and prompt in {measurement['environment']} "
+        f"({measurement['simulator']}), actions: {measurement['actions']}; mean standard error {errors}."
     )
 
 
