@@ -20,15 +20,17 @@ from g_pt.tasks.base import TrainableTask
 
 @runtime_checkable
 class UpdateRule(Protocol):
-    """Changes networks that it is given, one step after the other.
+    """Changes networks that it is given, one step after the other."""
 
-    Attributes:
-        name: in tables and figures.
-        gradients_per_step: gradients of a training loss that a step takes, per network.
-    """
+    @property
+    def name(self) -> str:
+        """In tables and figures."""
+        ...
 
-    name: str
-    gradients_per_step: int
+    @property
+    def gradients_per_step(self) -> int:
+        """Gradients of a training loss that a step takes, per network."""
+        ...
 
     def updates(self, starting_params: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
         """The networks after each step, without end: starts (B, P), raw, stay as they are; every item is a new (B, P).

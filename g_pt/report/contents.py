@@ -17,11 +17,10 @@ SECTIONS = {
     "novelty": "g_pt.report.novelty:measure_novelty",
     "start_use": "g_pt.report.start_use:measure_start_use",
     "landscape": "g_pt.report.landscape:measure_landscape",
-    "trajectories": "g_pt.report.trajectories:measure_trajectories",
     "latent_walk": "g_pt.report.latent_walk:measure_latent_walk",
 }
 # those that say more where the training runs are at hand
-USE_RUNS = {"inits", "novelty", "start_use", "landscape", "trajectories"}
+USE_RUNS = {"inits", "novelty", "start_use", "landscape"}
 
 
 def load_section(name: str) -> MeasureSection | None:
