@@ -164,29 +164,29 @@ def make_subject(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Sub
 
 def load_runs(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> ReferenceRuns | None:
     """The runs of the dataset, or of one harvested again; None, with a word of it, where there is no way to them."""
+    from importlib import import_module
     from importlib.util import find_spec
 
-    if find_spec("checkpoints_dataset.reference_runs") is None:
+    if (arguments.dataset is None and arguments.quick) or find_spec("checkpoints_dataset.reference_runs") is None:
         return None
-    from checkpoints_dataset.reference_runs import reference_runs, reference_store
-
     from checkpoints_dataset.store import CheckpointStore
 
-    training = pipeline.config.training
-    if arguments.dataset is not None:
-        store = CheckpointStore(arguments.dataset, verify=False)
-        store.check_task(pipeline.task)
-    elif arguments.quick:
+    sources = import_module("checkpoints_dataset.reference_runs")
+    training, metric = pipeline.config.training, pipeline.metric.name
+    try:
+        if arguments.dataset is None:
+            store = sources.reference_store(training)
+        else:
+            store = CheckpointStore(arguments.dataset, verify=False)
+            store.check_task(pipeline.task)
+    except ValueError as error:
+        if arguments.dataset is not None:
+            raise
+        print(f"gpt-evaluate: without the training runs: {error}", file=sys.stderr)
         return None
-    else:
-        try:
-            store = reference_store(training)
-        except ValueError as error:
-            print(f"gpt-evaluate: without the training runs, since {error}", file=sys.stderr)
-            return None
-    runs: ReferenceRuns = reference_runs(
-        store, pipeline.metric.name, max_runs=training.get("dataset", {}).get("num_runs")
-    )
+    if not sources.same_runs(store, training, metric):
+        print("gpt-evaluate: these runs are like those of the model's training, but not the same", file=sys.stderr)
+    runs: ReferenceRuns = sources.reference_runs(store, metric, max_runs=training.get("dataset", {}).get("num_runs"))
     return runs
 
 

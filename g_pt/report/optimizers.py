@@ -5,6 +5,7 @@ B = networks, L = learning rates, S = numbers of steps at which networks are mea
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,9 +42,8 @@ class Rival:
     @property
     def rates(self) -> Tensor:
         """The grid, evenly spaced in the logarithm: (L,)."""
-        ends = torch.tensor([self.lowest_rate, self.highest_rate]).log10()
-        num = round((ends[1] - ends[0]).item() * RATES_PER_DECADE) + 1
-        return torch.logspace(*ends.tolist(), num)
+        low, high = math.log10(self.lowest_rate), math.log10(self.highest_rate)
+        return torch.logspace(low, high, round((high - low) * RATES_PER_DECADE) + 1)
 
 
 RIVALS = {

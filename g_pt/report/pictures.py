@@ -66,10 +66,9 @@ def save_plane(
     figure, (axis,) = new_figure()
     axis.grid(visible=False)
     lowest, highest = values.min().item(), values.max().item()
-    if metric.transform == "log" and lowest > 0:
-        levels, norm = np.geomspace(lowest, highest, 22), LogNorm(lowest, highest)
-    else:
-        levels, norm = np.linspace(lowest, highest + 1e-9, 22), Normalize(lowest, highest)
+    logarithmic = metric.transform == "log" and lowest > 0
+    levels = (np.geomspace if logarithmic else np.linspace)(lowest, highest * (1 + 1e-6) + 1e-9, 22)
+    norm: Normalize = (LogNorm if logarithmic else Normalize)(lowest, highest)
     field = axis.contourf(xs, ys, values, levels=levels, norm=norm, cmap="viridis_r" if metric.minimize else "viridis")
     bar = figure.colorbar(field, ax=axis, label=f"{metric.name} ({metric.unit}), {split} split", format="%.2g")
     bar.ax.minorticks_off()

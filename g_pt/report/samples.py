@@ -64,7 +64,8 @@ def spread_over_prompts(
     subject: Subject, starts: Tensor, generator: torch.Generator
 ) -> tuple[list[dict[str, Any]], list[tuple[str, ...]]]:
     """Standard deviations of the metric for some prompts: facts and table rows."""
-    facts, rows = [], []
+    facts: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = []
     for prompt in attainable_prompts(subject, NUM_PROMPTS).tolist():
         samples = samples_of(subject, starts, prompt, generator)
         achieved = measure_updates(subject.task, samples, "test")[subject.metric.name]  # (B, S)
