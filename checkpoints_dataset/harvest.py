@@ -6,7 +6,7 @@ R = runs of a shard, C = checkpoints of a run, P = parameters per network.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from torch import Tensor
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader
-from checkpoints_dataset.optimizers import make_optimizer
 from checkpoints_dataset.writer import DatasetWriter
+from g_pt.mini_batches import mini_batches
+from g_pt.optimizers import make_optimizer, writable
 from g_pt.processes import Team
 from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks import get_task
@@ -214,26 +215,6 @@ def train_networks(
     return torch.stack(kept, dim=1), metrics
 
 
-def writable(grads: Sequence[Tensor | None], task: TrainableTask) -> list[Tensor]:
-    """Contiguous gradients of which no two are the same memory, as they can be of `a + b`: optimizers write into them.
-
-    Raises:
-        ValueError: a tensor has no gradient.
-    """
-    own: list[Tensor] = []
-    taken: set[int] = set()
-    for name, grad in zip(task.trained_names, grads, strict=True):
-        if grad is None:
-            raise ValueError(
-                f"{name!r} of task {task.name!r} has no part in the training loss: remove it from network(), or "
-                "keep it as it is by requires_grad=False"
-            )
-        grad = grad.contiguous()
-        own.append(grad.clone() if grad.data_ptr() in taken else grad)
-        taken.add(grad.data_ptr())
-    return own
-
-
 def source_of(config: HarvestConfig, task: Task) -> dict[str, Any]:
     """How a dataset says it was made: settings, the task's name in place of its file, and which part of the data."""
     settings = config.to_json(policies=isinstance(task, PopulationTask))
@@ -248,24 +229,6 @@ def learning_rates(config: HarvestConfig, num_networks: int, generator: torch.Ge
     low, high = config.learning_rate_range
     fractions = torch.rand(num_networks, generator=generator, dtype=torch.float64).tolist()
     return [low * (high / low) ** fraction for fraction in fractions]  # log-uniform
-
-
-def mini_batches(num_examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless mini-batches of example indices: every epoch in a new order, an incomplete last batch dropped.
-
-    Raises:
-        ValueError: no epoch holds a whole batch.
-    """
-    if not 1 <= batch_size <= num_examples:
-        raise ValueError(f"batch_size must lie between 1 and {num_examples}, the number of examples, got {batch_size}")
-    return endless_epochs(num_examples, batch_size, generator)
-
-
-def endless_epochs(num_examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """What `mini_batches` yields; a generator function of its own, since its body runs only at the first batch."""
-    while True:
-        order = torch.randperm(num_examples, generator=generator)
-        yield from (batch for batch in order.split(batch_size) if len(batch) == batch_size)
 
 
 def rejection(checkpoints: Tensor, max_abs_param: float) -> str | None:

@@ -15,11 +15,11 @@ from g_pt.atomic_files import atomic_path
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
 
 
-def new_figure(num_columns: int = 1) -> tuple[Figure, list[Any]]:
-    """A figure with a row of axes; no global pyplot state, no display."""
-    figure = Figure(figsize=(5.2 * num_columns, 4.2), dpi=120, layout="constrained")
+def new_figure(num_columns: int = 1, num_rows: int = 1) -> tuple[Figure, list[Any]]:
+    """A figure with a grid of axes, row by row; no global pyplot state, no display."""
+    figure = Figure(figsize=(5.2 * num_columns, 4.2 * num_rows), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, num_columns, squeeze=False)[0]
+    axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for axis in axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

@@ -172,6 +172,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         starting_metric: float | Tensor | None = None,
         num_inference_steps: int | None = None,
         generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
     ) -> ParameterUpdateOutput:
         """Sample one update for each network.
 
@@ -185,6 +186,8 @@ class ParameterUpdatePipeline(DiffusionPipeline):
                 not given.
             num_inference_steps: sampling steps; the pipeline's default where it is not given.
             generator: of the sampling noise.
+            latents: (B, P) standard normal noise that sampling begins with; drawn where it is not given. The same
+                latents give the same update with a sampler that adds no noise of its own, such as DDIM.
 
         Returns:
             Updated parameters (B, P), raw, and the starting metric (B,).
@@ -207,8 +210,11 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         set_sampling_timesteps(self.scheduler, num_steps, device)
 
         x_start = self.normalizer.normalize(params).to(dtype)  # (B, P)
-        x_t = randn_tensor(x_start.shape, generator=generator, device=device, dtype=dtype)
-        x_t = first_noise(self.scheduler, x_t)
+        if latents is None:
+            latents = randn_tensor(x_start.shape, generator=generator, device=device, dtype=dtype)
+        elif latents.shape != x_start.shape:
+            raise ValueError(f"latents must be {tuple(x_start.shape)}, one per network, got {tuple(latents.shape)}")
+        x_t = first_noise(self.scheduler, latents.to(device, dtype))
         # not every sampler is stochastic
         noise = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         for t in self.progress_bar(self.scheduler.timesteps):

@@ -5,6 +5,8 @@ B = networks, K = prompts, P = parameters per network.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -28,16 +30,48 @@ def update_networks(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Give every network one update for every prompt: starts (B, P) and prompts (K,) to (B, K, P), all raw."""
-    num_networks, num_prompts = len(starting_params), len(prompts)
-    params = starting_params.repeat_interleave(num_prompts, dim=0)  # (B*K, P)
     starting = pipeline.task.evaluate(starting_params, "validation")[pipeline.metric.name]
-    starting = starting.repeat_interleave(num_prompts)  # (B*K,)
-    wanted = prompts.repeat(num_networks)  # (B*K,)
+    params = starting_params[:, None].expand(-1, len(prompts), -1)  # (B, K, P)
+    starting = starting[:, None].expand(-1, len(prompts))  # (B, K)
+    return update_each(pipeline, params, prompts, starting, num_inference_steps, generator)
+
+
+def update_each(
+    pipeline: ParameterUpdatePipeline,
+    params: Tensor,
+    prompts: Tensor,
+    starting: Tensor,
+    num_inference_steps: int | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """One update of each network (B, K, P) for the prompt of its column (K,), given their metrics (B, K)."""
+    wanted = prompts.expand(len(params), -1)  # (B, K)
+    flat = (params.reshape(-1, params.shape[-1]), wanted.reshape(-1), starting.reshape(-1))
     updated = [
         pipeline(p, w, s, num_inference_steps=num_inference_steps, generator=generator).params
-        for p, w, s in zip(*(t.split(SAMPLING_BATCH) for t in (params, wanted, starting)), strict=True)
+        for p, w, s in zip(*(t.split(SAMPLING_BATCH) for t in flat), strict=True)
     ]
-    return torch.cat(updated).view(num_networks, num_prompts, -1)
+    return torch.cat(updated).view(params.shape)
+
+
+def update_repeatedly(
+    pipeline: ParameterUpdatePipeline,
+    starting_params: Tensor,
+    prompts: Tensor,
+    *,
+    num_inference_steps: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """The networks (B, K, P) after 1, 2, ... updates without end: every result is the next start for its prompt.
+
+    Starts (B, P) and prompts (K,), raw.
+    """
+    options = {"num_inference_steps": num_inference_steps, "generator": generator}
+    params = update_networks(pipeline, starting_params, prompts, **options)  # type: ignore[arg-type]
+    while True:
+        yield params
+        starting = measure_updates(pipeline.task, params, "validation")[pipeline.metric.name]
+        params = update_each(pipeline, params, prompts, starting, num_inference_steps, generator)
 
 
 def measure_updates(task: Task, updated: Tensor, split: Split) -> dict[str, Tensor]:

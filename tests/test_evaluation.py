@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from g_pt.evaluation import Interval, bootstrap_mean, prompt_alignment
+from g_pt.evaluation import (
+    Interval,
+    best_of,
+    bootstrap_mean,
+    bootstrap_median,
+    first_reached,
+    prompt_alignment,
+    rank_correlation,
+    summary,
+)
+from g_pt.metrics import Metric
 
 PROMPTS = torch.tensor([1.0, 2.0, 3.0, 4.0])
 
@@ -85,3 +95,51 @@ def test_too_few_values_or_axes_are_refused(shape):
 
 def test_an_interval_is_readable():
     assert str(Interval(0.91234567, 0.9, 0.925)) == "0.9123 [0.9, 0.925]"
+
+
+LOSS, RETURN = Metric("loss", "nats"), Metric("return", "return", minimize=False)
+
+
+def test_rank_correlation_sees_the_order_only():
+    achieved = torch.stack([PROMPTS.exp(), -PROMPTS, torch.full((4,), 3.0), torch.tensor([1.0, 3.0, 2.0, 4.0])])
+    # Spearman's formula for the last: 1 - 6 * (0 + 1 + 1 + 0) / (4 * 15) = 0.8
+    torch.testing.assert_close(rank_correlation(PROMPTS, achieved), torch.tensor([1, -1, 0, 0.8]).double())
+
+
+def test_equal_values_share_their_rank():
+    # ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5 / sqrt(4.5 * 5)
+    value = rank_correlation(PROMPTS, torch.tensor([[0.0, 5.0, 5.0, 9.0]])).item()
+    assert value == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
+
+
+def test_the_best_is_chosen_on_one_split_and_reported_on_the_other():
+    validation, test = torch.tensor([[3.0, 1.0, 2.0, 0.5]]), torch.tensor([[10.0, 20.0, 30.0, 40.0]])
+    assert best_of(validation, test, 1, LOSS).item() == 25  # every sample is the best of itself
+    assert best_of(validation, test, 2, LOSS).item() == (20 + 40) / 2
+    assert best_of(validation, test, 2, RETURN).item() == (10 + 30) / 2
+    assert best_of(validation, test, 3, LOSS).item() == 20  # the fourth is left over
+    assert best_of(validation, test, 4, LOSS).item() == 40
+    with pytest.raises(ValueError, match="between 1 and 4"):
+        best_of(validation, test, 5, LOSS)
+
+
+def test_steps_are_counted_to_the_first_that_reaches_it():
+    curves = torch.tensor([[3.0, 1.0, 2.0], [3.0, 2.0, 1.9], [torch.nan, 0.5, 0.1]])
+    assert first_reached(curves, [1, 10, 100], torch.tensor([1.0, 1.0, 0.1]), LOSS).tolist() == [10, torch.inf, 100]
+    assert first_reached(curves, [1, 10, 100], torch.tensor([2.5, 2.0, 9.0]), RETURN).tolist() == [1, 1, torch.inf]
+
+
+def test_a_median_bears_infinity():
+    few = bootstrap_median(torch.tensor([10.0] * 30 + [torch.inf]))
+    assert (few.mean, few.low, few.high) == (10, 10, 10)
+    most = bootstrap_median(torch.tensor([10.0] + [torch.inf] * 30))
+    assert most.mean == most.low == torch.inf
+    spread = bootstrap_median(torch.arange(101.0))
+    assert spread.mean == 50
+    assert 30 < spread.low < 50 < spread.high < 70
+
+
+def test_a_summary_counts_its_networks():
+    found = summary(torch.tensor([1.0, 3.0, 2.0]))
+    assert (found["mean"], found["networks"]) == (2, 3)
+    assert found["low"] < 2 < found["high"]

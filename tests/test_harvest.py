@@ -13,9 +13,10 @@ from torch import nn
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.format import StoreError
-from checkpoints_dataset.harvest import harvest, learning_rates, mini_batches, rejection, train_networks
+from checkpoints_dataset.harvest import harvest, learning_rates, rejection, train_networks
 from checkpoints_dataset.store import CheckpointStore
 from g_pt import tensor_files
+from g_pt.mini_batches import mini_batches
 from g_pt.seeds import keyed_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.digits import Digits, load_digits_splits

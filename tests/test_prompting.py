@@ -1,9 +1,11 @@
+from itertools import islice
+
 import pytest
 import torch
 from builders import build_pipeline
 
 from g_pt import prompting
-from g_pt.prompting import measure_updates, prompt_grid, prompt_recursively, update_networks
+from g_pt.prompting import measure_updates, prompt_grid, prompt_recursively, update_networks, update_repeatedly
 
 
 class ObedientPipeline:
@@ -97,3 +99,19 @@ def test_recursion_measures_the_metric_anew_each_time(random_pipeline, digits, g
         first, 0.5, digits.evaluate(first, "validation")["loss"], num_inference_steps=2, generator=seeded
     )
     assert torch.equal(again.params, second)
+
+
+def test_repeated_updates_keep_networks_and_prompts_together(obedient):
+    class Adding(ObedientPipeline):
+        def __call__(self, params, prompt, starting_metric=None, **options):
+            self.calls.append((params, prompt, starting_metric, options))
+            moved = params.clone()
+            moved[:, 0] += prompt
+            return type("Output", (), {"params": moved})
+
+    adding, prompts = Adding(obedient.metric), torch.tensor([0.5, 2.0])
+    for number, updated in enumerate(islice(update_repeatedly(adding, STARTS, prompts), 3), start=1):
+        torch.testing.assert_close(updated[:, :, 0], STARTS[:, :1] + number * prompts)
+        assert torch.equal(updated[:, :, 1:], STARTS[:, None, 1:].expand(4, 2, 2))
+        params, _, starting, _ = adding.calls[-1]
+        assert torch.equal(starting, params[:, 0] + 1)  # measured anew, on the validation split

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from checkpoints_dataset.optimizers import OPTIMIZERS, make_optimizer
+from g_pt.optimizers import OPTIMIZERS, make_optimizer
 
 MOMENTUM, LEARNING_RATE, NUM_STEPS = 0.9, 0.03, 20
 RATES = [0.001, 0.003, 0.01, 0.03, 0.09]  # one per network

@@ -1,16 +1,20 @@
-"""gpt-evaluate: how well do a G.pt's updates follow prompts on networks it has never seen?
+"""gpt-evaluate: is this G.pt any good, on networks that it has never seen?
 
 Examples:
-    gpt-evaluate
-    gpt-evaluate --model runs/digits/loss/pipeline --networks 64 --json report.json
-    gpt-evaluate --model digits-error --figure error.png
+    gpt-evaluate --quick
+    gpt-evaluate --model runs/digits/loss/pipeline --dataset runs/digits/checkpoints --out evaluation
+    gpt-evaluate --model digits-error --sections prompting optimizers --json report.json
+    gpt-evaluate --bundled --out evaluation
 
-Networks are fresh inits; achieved metrics are those of the test split, with 95 % bootstrap intervals over networks.
+Networks are fresh inits; achieved metrics are those of the test split, choices are made on the validation split, and
+intervals are 95 % bootstrap intervals over networks. docs/evaluation.md says what every section means and costs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +24,8 @@ from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
     from g_pt.pipeline import ParameterUpdatePipeline
-    from g_pt.report.prompting import Report
+    from g_pt.report.runs import ReferenceRuns
+    from g_pt.report.section import Section, Subject
 
 
 @dataclass(frozen=True)
@@ -29,32 +34,55 @@ class Arguments:
 
     model: str = "digits-loss"
     """Folder, bundled name or Hub repository of a G.pt."""
+    bundled: bool = False
+    """Every bundled model, each in a folder of its own."""
     task: str | None = None
     """The model's task where it is your own: path/to/file.py:Class or package.module:Class."""
-    networks: int = 256
-    """Freshly initialised networks."""
-    prompts: int = 20
-    """Prompts over each range."""
+    sections: tuple[str, ...] = ()
+    """Which sections: prompting, recursion, samples, inits, optimizers, novelty, start_use, landscape, latent_walk; all
+    where not given."""
+    quick: bool = False
+    """A first look: 16 networks, 5 prompts, 100 steps of the optimizers, and no runs but those of --dataset."""
+    networks: int | None = None
+    """Freshly initialised networks; 256 where not given. Sections that cost more take a part of them and say so."""
+    prompts: int | None = None
+    """Prompts over each range; 20 where not given."""
     prompt_range: tuple[float, float] | None = None
-    """A range of prompts of your own, which the tables and the figure then take."""
+    """A range of prompts of your own, which the tables and the figure of prompting then take."""
+    optimizer_steps: int | None = None
+    """Steps of the optimizers that one update is compared with; 1,000 where not given."""
     seed: int = 0
     """Of the networks and of the sampling noise."""
     num_inference_steps: int | None = None
     """Sampling steps; the model's own default where not given."""
+    dataset: Path | None = None
+    """Checkpoint dataset that the model was trained on; where not given it is harvested again, once, into a cache."""
+    out: Path = Path("evaluation")
+    """Folder for report.md and its pictures."""
     json: Path | None = None
-    """Where to write the report as JSON."""
-    figure: Path = Path("prompt_curve.png")
-    """Where to draw prompted against achieved (.png)."""
+    """Where to write the report as JSON; report.json in the folder where not given."""
+    figure: Path | None = None
+    """Where to draw prompted against achieved once more (.png)."""
     data_dir: Path | None = None
     """Folder in which image sets are looked for first."""
 
     def check(self) -> None:
-        """Refuse outputs that could not be written after all the work."""
-        if self.figure.suffix != ".png":
+        """Refuse what could not be done or written after all the work."""
+        from g_pt.report.contents import load_section
+
+        if self.figure is not None and self.figure.suffix != ".png":
             raise ValueError(f"--figure must end in .png, got {self.figure}")
         for path in (self.figure, self.json):
             if path is not None and path.is_dir():
                 raise ValueError(f"{path} is a folder; name a file in it")
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out must be a folder, {self.out} is a file")
+        if self.dataset is not None and not self.dataset.is_dir():
+            raise ValueError(f"--dataset must be the folder of a dataset, there is none at {self.dataset}")
+        if self.bundled and (self.figure or self.json or self.dataset):
+            raise ValueError("--bundled evaluates several models: leave out --figure, --json and --dataset")
+        for name in self.sections:
+            load_section(name)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,88 +90,157 @@ def main(arguments: list[str] | None = None) -> None:
     with exit_on_user_error("gpt-evaluate"):
         parsed = parse(Arguments, arguments, prog="gpt-evaluate", description=__doc__)
         show_warnings("gpt-evaluate")
-        parsed.check()
         use_data_dir(parsed.data_dir)
+        parsed.check()
         run(parsed)
 
 
 def run(arguments: Arguments) -> None:
-    """Load, evaluate, print, write."""
+    """Evaluate one model, or every bundled one."""
+    from g_pt.hub import bundled_models
+
+    hide_bars_in_pipes()
+    if not arguments.bundled:
+        evaluate(arguments)
+        return
+    for model in bundled_models():
+        evaluate(replace(arguments, model=model, out=arguments.out / model))
+
+
+def evaluate(arguments: Arguments) -> None:
+    """Load, measure section by section, print, write."""
     from g_pt.atomic_files import write_json
     from g_pt.commands.own_task import check_task_of
     from g_pt.pipeline import ParameterUpdatePipeline
-    from g_pt.report.prompting import evaluate_prompting
+    from g_pt.report.document import report_json, write_document
     from g_pt.tasks import get_task
 
-    hide_bars_in_pipes()
+    started = time.perf_counter()
     task = None if arguments.task is None else get_task(arguments.task)
     pipeline = ParameterUpdatePipeline.from_pretrained(arguments.model)
     if task is not None:
         check_task_of(pipeline, task, arguments.model)
-    report = evaluate_prompting(
+    pipeline.set_progress_bar_config(disable=True)
+    sections, seconds = measure_all(arguments, make_subject(arguments, pipeline))
+    total = round(time.perf_counter() - started, 1)
+    facts = {"model": arguments.model, "task": pipeline.task.name, "metric": pipeline.metric.name}
+    report = report_json(sections, facts) | {"seconds": total, "seconds_of_sections": seconds}
+    lead = lead_of(arguments, pipeline, total)
+    written = [write_document(sections, f"{arguments.model} on {pipeline.task.name}", lead, arguments.out)]
+    written.append(arguments.json or arguments.out / "report.json")
+    write_json(written[-1], report)
+    for section in sections:
+        if arguments.figure is not None and section.name == "prompting":
+            section.figures["prompting.png"](arguments.figure)
+            written.append(arguments.figure)
+    print("written: " + ", ".join(str(path) for path in written))
+
+
+def make_subject(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Subject:
+    """What is evaluated, how thoroughly, and with which runs."""
+    from g_pt.report.contents import SECTIONS, USE_RUNS
+    from g_pt.report.section import Subject
+
+    usual = (16, 5, 100) if arguments.quick else (256, 20, 1000)
+    given = (arguments.networks, arguments.prompts, arguments.optimizer_steps)
+    networks, prompts, steps = (u if g is None else g for g, u in zip(given, usual, strict=True))
+    if networks < 2 or prompts < 2 or steps < 1:
+        raise ValueError(
+            f"at least 2 networks and 2 prompts and 1 optimizer step are needed, got {networks}, {prompts} and {steps}"
+        )
+    wanted = USE_RUNS & set(arguments.sections or SECTIONS)
+    return Subject(
         pipeline,
         arguments.model,
-        num_networks=arguments.networks,
-        num_prompts=arguments.prompts,
-        seed=arguments.seed,
+        num_networks=networks,
+        num_prompts=prompts,
         num_inference_steps=arguments.num_inference_steps,
-        prompt_range=arguments.prompt_range,
+        seed=arguments.seed,
+        runs=load_runs(arguments, pipeline) if wanted else None,
+        optimizer_steps=steps,
     )
-    print_report(report)
-    draw(report, pipeline, arguments.figure)
-    print(f"written: {arguments.figure}")
-    if arguments.json is not None:
-        write_json(arguments.json, report.to_json())
-        print(f"written: {arguments.json}")
 
 
-def print_report(report: Report) -> None:
-    """Two small tables for people."""
+def load_runs(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> ReferenceRuns | None:
+    """The runs of the dataset, or of one harvested again; None, with a word of it, where there is no way to them."""
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    if (arguments.dataset is None and arguments.quick) or find_spec("checkpoints_dataset.reference_runs") is None:
+        return None
+    from checkpoints_dataset.store import CheckpointStore
+
+    sources = import_module("checkpoints_dataset.reference_runs")
+    training, metric = pipeline.config.training, pipeline.metric.name
+    try:
+        if arguments.dataset is None:
+            store = sources.reference_store(training)
+        else:
+            store = CheckpointStore(arguments.dataset, verify=False)
+            store.check_task(pipeline.task)
+    except ValueError as error:
+        if arguments.dataset is not None:
+            raise
+        print(f"gpt-evaluate: without the training runs: {error}", file=sys.stderr)
+        return None
+    if not sources.same_runs(store, training, metric):
+        print("gpt-evaluate: these runs are like those of the model's training, but not the same", file=sys.stderr)
+    runs: ReferenceRuns = sources.reference_runs(store, metric, max_runs=training.get("dataset", {}).get("num_runs"))
+    return runs
+
+
+def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], dict[str, float]]:
+    """Every section that was asked for and that the model can be asked, printed as it is finished; their seconds."""
+    from functools import partial
+
     from rich.console import Console
+
+    from g_pt.report.contents import SECTIONS, load_section
+
+    output, errors = Console(highlight=False), Console(stderr=True)
+    sections, seconds = [], {}
+    for name in arguments.sections or SECTIONS:
+        measure = load_section(name)
+        if measure is None:
+            continue
+        if name == "prompting":  # the one section with a setting of its own
+            measure = partial(measure, prompt_range=arguments.prompt_range)  # type: ignore[call-arg]
+        started = time.perf_counter()
+        with errors.status(name) as status:
+            section = measure(replace(subject, progress=status.update))
+        seconds[name] = round(time.perf_counter() - started, 1)
+        if section is None:
+            output.print(f"{name}: not for this model")
+            continue
+        sections.append(section)
+        print_section(section, output)
+    return sections, seconds
+
+
+def print_section(section: Section, console: Any) -> None:
+    """Its tables, for people."""
     from rich.table import Table
 
-    facts = report.facts
-    table = Table("prompt alignment", "prompts", "mean", "95 % interval")
-    for name, curve in report.curves.items():
-        prompts = f"{curve.prompts[0]:.3g} to {curve.prompts[-1]:.3g}"
-        interval = curve.alignment
-        table.add_row(name, prompts, f"{interval.mean:.3f}", f"{interval.low:.3f} to {interval.high:.3f}")
-    metrics = list(report.one_update)
-    quality = Table("", *(m.replace("_", " ") for m in metrics))
-    quality.add_row("before", *(str(report.starting[m]) for m in metrics))
-    quality.add_row(f"one update, prompt {report.best_prompt:.3g}", *(str(report.one_update[m]) for m in metrics))
-    quality.add_row("trained runs", *(f"{facts['trained_runs'][m]['mean']:.4g}" for m in metrics))
-    console = Console(highlight=False)
-    console.print(f"{facts['model']}: {facts['networks']} unseen inits, {facts['num_inference_steps']} sampling steps")
-    console.print(table)
-    console.print(quality)
-    if "measurement" in facts:
-        console.print(measurement_line(facts["measurement"]))
+    console.print(f"\n[bold]{section.title}[/bold]")
+    for table in section.tables:
+        shown = Table(*table.columns, title=table.title, title_justify="left")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+    for note in section.notes:
+        console.print(note, style="dim")
 
 
-def measurement_line(measurement: dict[str, Any]) -> str:
-    """How policies were measured, and how exactly."""
-    errors = ", ".join(f"{value:.3g} of {name}" for name, value in measurement["standard_error"].items())
+def lead_of(arguments: Arguments, pipeline: ParameterUpdatePipeline, seconds: float) -> str:
+    """First lines of the document."""
+    training = pipeline.config.training
+    runs = training.get("dataset", {}).get("num_runs", "an unknown number of")
+    steps = arguments.num_inference_steps or pipeline.config.num_inference_steps
     return (
-        f"{measurement['episodes']} episodes per policy and prompt in {measurement['environment']} "
-        f"({measurement['simulator']}), actions: {measurement['actions']}; mean standard error {errors}"
-    )
-
-
-def draw(report: Report, pipeline: ParameterUpdatePipeline, path: Path) -> None:
-    """The prompt curve over the first range."""
-    from g_pt.figures import save_prompt_curve
-
-    curve, metric = report.main_curve, pipeline.metric
-    save_prompt_curve(
-        curve.prompts.numpy(),
-        curve.achieved.numpy(),
-        path,
-        metric=metric.name,
-        unit=metric.unit,
-        alignment=curve.alignment.mean,
-        best=report.facts["trained_runs"][f"test_{metric.name}"]["mean"],
-        start=report.starting[f"test_{metric.name}"].mean,
+        f"One update samples new parameters of a network for a prompted {pipeline.metric.name} in {steps} sampling "
+        f"steps. The model learned from {runs} runs. Networks are fresh inits that it has never seen (seed "
+        f"{arguments.seed}); metrics are those of the test split, choices were made on the validation split; brackets "
+        f"are 95 % bootstrap intervals over networks. All of it took {seconds:.0f} s."
     )
 
 

@@ -6,15 +6,19 @@ B = networks, K = prompts, P = parameters per network.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from g_pt.evaluation import Interval, bootstrap_mean, prompt_alignment
+from g_pt.evaluation import Interval, bootstrap_mean, prompt_alignment, rank_correlation, summary
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.prompting import measure_updates, prompt_grid, update_networks
+from g_pt.report.section import Section, Subject, Table
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,25 @@ class PromptCurve:
     Attributes:
         prompts: (K,), raw.
         achieved: (B, K) of the prompted metric on the test split.
-        alignment: mean R² against the identity line.
     """
 
     prompts: Tensor
     achieved: Tensor
-    alignment: Interval
+
+    @property
+    def alignments(self) -> Tensor:
+        """R² of each network against the identity line: (B,)."""
+        return prompt_alignment(self.prompts, self.achieved)
+
+    @property
+    def alignment(self) -> Interval:
+        """Their mean."""
+        return bootstrap_mean(self.alignments)
+
+    @property
+    def rank_correlations(self) -> Tensor:
+        """Spearman's correlation of each network: (B,)."""
+        return rank_correlation(self.prompts, self.achieved)
 
 
 @dataclass(frozen=True)
@@ -59,16 +76,21 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The content of `--json FILE`."""
         alignment = {
-            name: {**asdict(curve.alignment), "range": [curve.prompts[0].item(), curve.prompts[-1].item()]}
+            name: {**summary(curve.alignments), "range": [curve.prompts[0].item(), curve.prompts[-1].item()]}
             for name, curve in self.curves.items()
         }
         points = {
-            name: {"prompted": curve.prompts.tolist(), "achieved_mean": curve.achieved.mean(dim=0).tolist()}
+            name: {
+                "prompted": curve.prompts.tolist(),
+                "achieved_mean": curve.achieved.mean(dim=0).tolist(),
+                "alignment_per_network": [round(value, 5) for value in curve.alignments.tolist()],
+            }
             for name, curve in self.curves.items()
         }
         return {
             **self.facts,
             "prompt_alignment": alignment,
+            "rank_correlation": {name: summary(curve.rank_correlations) for name, curve in self.curves.items()},
             "one_update": {"prompt": self.best_prompt, **{k: asdict(v) for k, v in self.one_update.items()}},
             "starting": {name: asdict(value) for name, value in self.starting.items()},
             "curve": points,
@@ -84,6 +106,7 @@ def evaluate_prompting(
     seed: int = 0,
     num_inference_steps: int | None = None,
     prompt_range: tuple[float, float] | None = None,
+    progress: Callable[[str], object] = lambda words: None,
 ) -> Report:
     """Prompt fresh networks over two ranges, or three, and measure the results on the test split.
 
@@ -95,16 +118,14 @@ def evaluate_prompting(
         seed: of the networks and the sampling noise.
         num_inference_steps: sampling steps; the pipeline's default where not given.
         prompt_range: a range of your own, which then comes first.
+        progress: called with a few words before each range.
 
     Raises:
         ValueError: the pipeline does not know the ranges of its training data, or too few networks or prompts.
     """
     if num_networks < 2 or num_prompts < 2:
         raise ValueError(f"at least 2 networks and 2 prompts are needed, got {num_networks} and {num_prompts}")
-    training = pipeline.config.training
-    missing = {"prompt_range", "attainable_range", "trained_runs"} - set(training)
-    if missing:
-        raise ValueError(f"{model} does not say {sorted(missing)} of its training data: train it with this toolkit")
+    training = check_facts(pipeline, model)
     started = time.perf_counter()
     task, metric = pipeline.task, pipeline.metric
     generator = torch.Generator().manual_seed(seed)
@@ -116,13 +137,13 @@ def evaluate_prompting(
 
     curves: dict[str, PromptCurve] = {}
     for name, (first, last) in ranges.items():
+        progress(f"{num_prompts} prompts over the {name} range")
         prompts = prompt_grid(first, last, num_prompts)
         updated = update_networks(
             pipeline, starts, prompts, num_inference_steps=num_inference_steps, generator=generator
         )  # (B, K, P)
         achieved = measure_updates(task, updated, "test")
-        alignment = bootstrap_mean(prompt_alignment(prompts, achieved[metric.name]))
-        curves[name] = PromptCurve(prompts, achieved[metric.name], alignment)
+        curves[name] = PromptCurve(prompts, achieved[metric.name])
         if name == next(iter(ranges)):
             validation = measure_updates(task, updated, "validation")[metric.name].mean(dim=0)  # (K,)
             best = int(metric.argbest(validation))
@@ -144,3 +165,110 @@ def evaluate_prompting(
         "seconds": round(time.perf_counter() - started, 1),
     }
     return Report(curves, best_prompt, one_update, starting, facts)
+
+
+def check_facts(pipeline: ParameterUpdatePipeline, model: str) -> dict[str, Any]:
+    """What the pipeline knows about its training data.
+
+    Raises:
+        ValueError: the ranges of its metric or the trained runs are missing.
+    """
+    training: dict[str, Any] = pipeline.config.training
+    missing = {"prompt_range", "attainable_range", "trained_runs"} - set(training)
+    if missing:
+        raise ValueError(f"{model} does not say {sorted(missing)} of its training data: train it with this toolkit")
+    return training
+
+
+def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None = None) -> Section:
+    """Prompted against achieved: the section with `evaluate_prompting`'s report."""
+    report = evaluate_prompting(
+        subject.pipeline,
+        subject.model,
+        num_networks=subject.num_networks,
+        num_prompts=subject.num_prompts,
+        seed=subject.seed,
+        num_inference_steps=subject.num_inference_steps,
+        prompt_range=prompt_range,
+        progress=subject.progress,
+    )
+    measurement = report.facts.get("measurement")
+    return Section(
+        name="prompting",
+        title="Does it follow prompts?",
+        facts=report.to_json(),
+        tables=(alignment_table(report), quality_table(report)),
+        notes=(
+            "Alignment is R² against the identity line, for each network over all prompts: 1 is perfect, a constant "
+            "answer has at most 0, and there is no lower bound. Rank correlation is Spearman's, 1 where a higher "
+            "prompt always gave a higher metric.",
+            "Prompts mean the validation split, achieved metrics are those of the test split, so the gap between the "
+            "splits counts against alignment.",
+            *([measurement_note(measurement)] if measurement else []),
+        ),
+        figures={"prompting.png": partial(draw_prompt_curve, report, subject.pipeline)},
+    )
+
+
+def measurement_note(measurement: dict[str, Any]) -> str:
+    """How policies were measured, and how exactly."""
+    errors = ", ".join(f"{value:.3g} of {name}" for name, value in measurement["standard_error"].items())
+    return (
+        f"{measurement['episodes']} episodes per policy and prompt in {measurement['environment']} "
+        f"({measurement['simulator']}), actions: {measurement['actions']}; mean standard error {errors}."
+    )
+
+
+def alignment_table(report: Report) -> Table:
+    """One row per range of prompts."""
+    rows = []
+    for name, curve in report.curves.items():
+        lowest, median = curve.alignments.quantile(torch.tensor([0.05, 0.5], dtype=torch.float64)).tolist()
+        rows.append(
+            (
+                name,
+                f"{curve.prompts[0]:.3g} to {curve.prompts[-1]:.3g}",
+                f"{curve.alignment:.3f}",
+                f"{median:.3f}, {lowest:.3f}",
+                f"{bootstrap_mean(curve.rank_correlations):.3f}",
+            )
+        )
+    facts = report.facts
+    return Table(
+        f"prompt alignment: {facts['networks']} unseen inits, {facts['prompts']} prompts, "
+        f"{facts['num_inference_steps']} sampling steps, test split",
+        ("range", "prompts", "alignment", "median, 5 % quantile of networks", "rank correlation"),
+        tuple(rows),
+    )
+
+
+def quality_table(report: Report) -> Table:
+    """Before, after one update, and what training reached."""
+    metrics = list(report.one_update)
+    trained = report.facts["trained_runs"]
+    return Table(
+        f"one update: {report.facts['networks']} unseen inits, test split",
+        ("networks", *(m.replace("_", " ") for m in metrics)),
+        (
+            ("before", *(str(report.starting[m]) for m in metrics)),
+            (f"one update, prompt {report.best_prompt:.3g}", *(str(report.one_update[m]) for m in metrics)),
+            ("trained runs, held out", *(f"{trained[m]['mean']:.4g}" for m in metrics)),
+        ),
+    )
+
+
+def draw_prompt_curve(report: Report, pipeline: ParameterUpdatePipeline, path: Path) -> None:
+    """The prompt curve over the first range."""
+    from g_pt.figures import save_prompt_curve
+
+    curve, metric = report.main_curve, pipeline.metric
+    save_prompt_curve(
+        curve.prompts.numpy(),
+        curve.achieved.numpy(),
+        path,
+        metric=metric.name,
+        unit=metric.unit,
+        alignment=curve.alignment.mean,
+        best=report.facts["trained_runs"][f"test_{metric.name}"]["mean"],
+        start=report.starting[f"test_{metric.name}"].mean,
+    )

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
+from g_pt.metrics import Metric
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.report.runs import ReferenceRuns
+from g_pt.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Subject:
         num_inference_steps: sampling steps; the pipeline's default where None.
         seed: every section draws from `generator(its name)`, so that leaving one out changes no other.
         runs: what the model was trained on, and runs it never saw; None where they are not at hand.
+        optimizer_steps: how long the optimizers run that one update is compared with.
         progress: called with a few words before each part of the work.
     """
 
@@ -77,7 +80,18 @@ class Subject:
     num_inference_steps: int | None = None
     seed: int = 0
     runs: ReferenceRuns | None = None
+    optimizer_steps: int = 1000
     progress: Callable[[str], object] = lambda words: None
+
+    @property
+    def metric(self) -> Metric:
+        """What is prompted."""
+        return self.pipeline.metric
+
+    @property
+    def task(self) -> Task:
+        """Whose networks are updated."""
+        return self.pipeline.task
 
     def generator(self, name: str) -> torch.Generator:
         """Of everything random in a section."""

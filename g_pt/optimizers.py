@@ -6,11 +6,13 @@ one learning rate for all networks, a float, or one per network, a tensor (B,).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from g_pt.tasks.base import TrainableTask
 
 
 @dataclass
@@ -126,3 +128,23 @@ def make_optimizer(name: str, *, momentum: float, weight_decay: float) -> Stacke
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {name!r}")
     return OPTIMIZERS[name](momentum, weight_decay)
+
+
+def writable(grads: Sequence[Tensor | None], task: TrainableTask) -> list[Tensor]:
+    """Contiguous gradients of which no two are the same memory, as they can be of `a + b`: optimizers write into them.
+
+    Raises:
+        ValueError: a tensor has no gradient.
+    """
+    own: list[Tensor] = []
+    taken: set[int] = set()
+    for name, grad in zip(task.trained_names, grads, strict=True):
+        if grad is None:
+            raise ValueError(
+                f"{name!r} of task {task.name!r} has no part in the training loss: remove it from network(), or "
+                "keep it as it is by requires_grad=False"
+            )
+        grad = grad.contiguous()
+        own.append(grad.clone() if grad.data_ptr() in taken else grad)
+        taken.add(grad.data_ptr())
+    return own

@@ -1,0 +1,41 @@
+"""The report as files: Markdown with its pictures in one folder, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from g_pt.atomic_files import atomic_path
+from g_pt.report.section import Section
+
+
+def write_document(sections: Sequence[Section], title: str, lead: str, folder: Path) -> Path:
+    """Draw all pictures into a folder and write report.md beside them; returns its path.
+
+    Args:
+        sections: in the order of the document.
+        title: the heading.
+        lead: sentences below it, on what was evaluated and how.
+        folder: made where it does not exist.
+    """
+    parts = [f"# {title}\n", f"{lead}\n"]
+    for section in sections:
+        parts.append(f"## {section.title}\n")
+        parts += [table.markdown() for table in section.tables]
+        parts += [f"- {note}" for note in section.notes]
+        parts.append("")
+        for name, draw in section.figures.items():
+            draw(folder / name)
+            parts.append(f"![{section.title} ({Path(name).stem.replace('_', ' ')})]({name})\n")
+    path = folder / "report.md"
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(parts).rstrip() + "\n")
+    return path
+
+
+def report_json(sections: Sequence[Section], facts: dict[str, Any]) -> dict[str, Any]:
+    """All facts: those of the model and of prompting at the top, those of every other section under its name."""
+    prompting = next((section.facts for section in sections if section.name == "prompting"), {})
+    others = {section.name: section.facts for section in sections if section.name != "prompting"}
+    return {**facts, **prompting, "sections": others}

@@ -1,0 +1,306 @@
+"""One update against N steps of optimizers, each with the learning rate that suits the number of its steps best.
+
+B = networks, L = learning rates, S = numbers of steps at which networks are measured, P = parameters per network.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from g_pt.evaluation import bootstrap_mean, bootstrap_median, first_reached, summary
+from g_pt.metrics import Metric
+from g_pt.report.best_prompt import best_prompt
+from g_pt.report.section import Section, Subject, Table
+from g_pt.tasks.base import Split, Task, TrainableTask
+from g_pt.update_rules import GradientRule, PromptRule, UpdateRule
+
+NUM_NETWORKS, TUNING_NETWORKS = 64, 16
+RATES_PER_DECADE, STEPS_PER_DECADE = 3, 6
+TIMED_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Rival:
+    """An optimizer and the range of its learning rates; momentum and weight decay are PyTorch's usual ones."""
+
+    optimizer: str
+    lowest_rate: float
+    highest_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    @property
+    def rates(self) -> Tensor:
+        """The grid, evenly spaced in the logarithm: (L,)."""
+        low, high = math.log10(self.lowest_rate), math.log10(self.highest_rate)
+        return torch.logspace(low, high, round((high - low) * RATES_PER_DECADE) + 1)
+
+
+RIVALS = {
+    "SGD": Rival("sgd", 1e-2, 10.0),
+    "momentum": Rival("sgd", 1e-3, 3.2, momentum=0.9),
+    "Nesterov": Rival("nesterov", 1e-3, 3.2, momentum=0.9),
+    "Adam": Rival("adam", 1e-4, 1.0),
+    "AdamW": Rival("adamw", 1e-4, 1.0, weight_decay=0.01),
+    "RMSprop": Rival("rmsprop", 1e-4, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Course:
+    """An optimizer on the networks of the test.
+
+    Attributes:
+        rates: (S,) learning rate that was best on the validation split after so many steps, on other networks.
+        test: `{metric: (B, S)}` on the test split, after each number of steps at that number's rate.
+        at_edge: whether a rate lies at an end of the grid.
+        seconds_per_step: of all B networks at once.
+    """
+
+    rates: Tensor
+    test: dict[str, Tensor]
+    at_edge: bool
+    seconds_per_step: float
+
+
+@dataclass(frozen=True)
+class OneUpdate:
+    """What the optimizers are compared with.
+
+    Attributes:
+        prompt: raw.
+        test: `{metric: (B,)}` after it, on the test split.
+        before: the same before it.
+        seconds: of all B networks at once.
+        sampling_steps: forward passes of the model.
+    """
+
+    prompt: float
+    test: dict[str, Tensor]
+    before: dict[str, Tensor]
+    seconds: float
+    sampling_steps: int
+
+    @property
+    def num_networks(self) -> int:
+        """B."""
+        return len(next(iter(self.test.values())))
+
+
+def measured_steps(last: int) -> list[int]:
+    """About evenly spaced in the logarithm, from 1 to `last`."""
+    steps, k = {last}, 0
+    while (step := round(10 ** (k / STEPS_PER_DECADE))) < last:
+        steps.add(step)
+        k += 1
+    return sorted(steps)
+
+
+def follow_rule(
+    rule: UpdateRule, task: Task, starts: Tensor, steps: Sequence[int], split: Split, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Metrics of networks (B, P) after each of the given numbers of steps: `{metric: (B, S)}`."""
+    measured = [
+        task.evaluate(params, split)
+        for step, params in enumerate(islice(rule.updates(starts, generator), steps[-1]), start=1)
+        if step in steps
+    ]
+    return {name: torch.stack([m[name].cpu() for m in measured], dim=1) for name in measured[0]}
+
+
+def tune(
+    rule: GradientRule, rates: Tensor, starts: Tensor, steps: Sequence[int], metric: Metric, generator: torch.Generator
+) -> Tensor:
+    """Index of the rate (L,) with the best mean validation metric over starts (B, P), per number of steps: (S,)."""
+    grid = replace(rule, learning_rate=rates.repeat_interleave(len(starts)))
+    measured = follow_rule(grid, rule.task, starts.repeat(len(rates), 1), steps, "validation", generator)
+    values = measured[metric.name].view(len(rates), len(starts), -1).mean(dim=1)  # (L, S)
+    worst = torch.inf if metric.minimize else -torch.inf
+    return metric.argbest(values.nan_to_num(worst, worst, worst).T)
+
+
+def run_rival(rival: Rival, rule: GradientRule, subject: Subject, starts: Tensor, steps: Sequence[int]) -> Course:
+    """Tune on networks of its own, then run on the starts (B, P), raw."""
+    key, rates, task = f"optimizers/{rule.name}", rival.rates, rule.task
+    others = task.init(TUNING_NETWORKS, subject.generator("optimizers/tuning networks"))
+    best = tune(rule, rates, others, steps, subject.metric, subject.generator(f"{key}/tuning"))
+    chosen, place = best.unique(return_inverse=True)
+    # every chosen rate goes all the way; what counts after S steps is the rate chosen for S steps
+    stacked = replace(rule, learning_rate=rates[chosen].repeat_interleave(len(starts)))
+    repeated = starts.repeat(len(chosen), 1)
+    measured = follow_rule(stacked, task, repeated, steps, "test", subject.generator(f"{key}/test"))
+    test = {
+        name: values.view(len(chosen), len(starts), -1)[place, :, torch.arange(len(steps))].T
+        for name, values in measured.items()
+    }
+    single = replace(rule, learning_rate=rates[best[-1]].item())
+    updates = single.updates(starts, subject.generator(f"{key}/time"))
+    next(updates)
+    started = time.perf_counter()
+    for _ in islice(updates, TIMED_STEPS):
+        pass
+    seconds = (time.perf_counter() - started) / TIMED_STEPS
+    at_edge = bool(((best == 0) | (best == len(rates) - 1)).any())
+    return Course(rates[best], test, at_edge, seconds)
+
+
+def measure_optimizers(subject: Subject) -> Section | None:
+    """How many steps the optimizers take to what one update reaches; None where no loss on examples says how to train.
+
+    Every optimizer has the learning rate that was best, on the validation split and networks of its own, for just the
+    number of steps at which it is measured.
+    """
+    task = subject.task
+    if not isinstance(task, TrainableTask):
+        return None
+    generator = subject.generator("optimizers")
+    starts = task.init(min(subject.num_networks, NUM_NETWORKS), generator)
+    prompt = best_prompt(subject, subject.generator("best prompt"))
+    rule = PromptRule(subject.pipeline, prompt, subject.num_inference_steps)
+    next(rule.updates(starts, generator))  # warms up, for the time
+    started = time.perf_counter()
+    updated = next(rule.updates(starts, generator))
+    seconds = time.perf_counter() - started
+    one_update = {name: values.cpu() for name, values in task.evaluate(updated, "test").items()}
+    before = {name: values.cpu() for name, values in task.evaluate(starts, "test").items()}
+
+    steps = measured_steps(subject.optimizer_steps)
+    source = subject.pipeline.config.training.get("dataset", {}).get("source", {})
+    batch_size = int(source.get("batch_size", 64))
+    courses: dict[str, Course] = {}
+    for name, rival in RIVALS.items():
+        subject.progress(f"{subject.optimizer_steps} steps of {name}")
+        gradient_rule = GradientRule(
+            task, name, rival.optimizer, 0.0, rival.momentum, rival.weight_decay, batch_size=batch_size
+        )
+        courses[name] = run_rival(rival, gradient_rule, subject, starts, steps)
+    num_sampling = subject.num_inference_steps or subject.pipeline.config.num_inference_steps
+    update = OneUpdate(prompt, one_update, before, seconds, num_sampling)
+    return make_section(subject, update, courses, steps, batch_size)
+
+
+def make_section(
+    subject: Subject, update: OneUpdate, courses: dict[str, Course], steps: list[int], batch_size: int
+) -> Section:
+    """Facts, tables and the figure."""
+    metric, num = subject.metric, update.num_networks
+    wanted = update.test[metric.name]
+    reached = {n: first_reached(c.test[metric.name], steps, wanted, metric) for n, c in courses.items()}
+    notes = [
+        f"Learning rates are constant, and tuned on the validation split with {TUNING_NETWORKS} other networks for "
+        f"each number of steps on its own, {RATES_PER_DECADE} per decade; mini-batches of {batch_size}. A number of "
+        f"steps is the first of {len(steps)} measured ones, {STEPS_PER_DECADE} per decade.",
+        f"One update takes {update.sampling_steps} forward passes of the model for each network, one measurement on "
+        f"the validation split and no gradient: {update.seconds:.2f} s for all {num} networks.",
+    ]
+    edges = [name for name, course in courses.items() if course.at_edge]
+    if edges:
+        notes.append(f"For some number of steps the best rate lies at an end of its grid: {', '.join(edges)}.")
+    return Section(
+        name="optimizers",
+        title="One update against N steps",
+        facts={
+            "networks": num,
+            "batch_size": batch_size,
+            "steps": steps,
+            "before": {f"test_{name}": summary(values) for name, values in update.before.items()},
+            "one_update": {
+                "prompt": update.prompt,
+                "seconds_for_all_networks": update.seconds,
+                "gradients": 0,
+                "forward_passes_of_the_model": update.sampling_steps,
+                **{f"test_{name}": summary(values) for name, values in update.test.items()},
+            },
+            "optimizers": {name: course_facts(c, reached[name], metric.name) for name, c in courses.items()},
+        },
+        tables=(
+            curve_table(courses, steps, wanted, update.before[metric.name], metric),
+            cost_table(courses, reached, steps[-1], update.seconds, num),
+        ),
+        notes=tuple(notes),
+        figures={"optimizers.png": partial(draw_courses, courses, steps, wanted, metric)},
+    )
+
+
+def course_facts(course: Course, reached: Tensor, name: str) -> dict[str, Any]:
+    """JSON: curves, and how long it takes."""
+    median = bootstrap_median(reached)
+    return {
+        "learning_rate": course.rates.tolist(),
+        "at_edge_of_grid": course.at_edge,
+        "seconds_per_step_for_all_networks": course.seconds_per_step,
+        "steps_to_one_update": {
+            "median": finite(median.mean),
+            "low": finite(median.low),
+            "high": finite(median.high),
+            "share_that_reaches_it": reached.isfinite().double().mean().item(),
+            "per_network": [finite(value) for value in reached.tolist()],
+        },
+        f"test_{name}": [finite_summary(values) for values in course.test[name].T],
+        **{f"test_{n}_mean": [finite(v) for v in values.mean(dim=0).tolist()] for n, values in course.test.items()},
+    }
+
+
+def finite_summary(values: Tensor) -> dict[str, Any]:
+    """`summary`, with None for what is not finite."""
+    return {key: finite(value) for key, value in summary(values).items()}
+
+
+def finite(value: float) -> float | None:
+    """JSON knows no infinity: None."""
+    return value if abs(value) < float("inf") else None
+
+
+def curve_table(
+    courses: dict[str, Course], steps: Sequence[int], one_update: Tensor, before: Tensor, metric: Metric
+) -> Table:
+    """The metric after 1, 10, 100, ... steps."""
+    shown = [i for i, step in enumerate(steps) if step in {1, 10, 100, 1000, 10_000} or step == steps[-1]]
+    rows = [("G.pt", f"{bootstrap_mean(one_update):.3g}", *("" for _ in shown[1:]))]
+    for name, course in courses.items():
+        rows.append((name, *(f"{bootstrap_mean(course.test[metric.name][:, i]):.3g}" for i in shown)))
+    return Table(
+        f"test {metric.name} ({metric.unit}) after N steps: {len(one_update)} unseen inits, "
+        f"{bootstrap_mean(before):.3g} before",
+        ("rule", *(f"{steps[i]} step{'s' * (steps[i] > 1)}" for i in shown)),
+        tuple(rows),
+    )
+
+
+def cost_table(courses: dict[str, Course], reached: dict[str, Tensor], last: int, seconds: float, num: int) -> Table:
+    """Steps, gradients and time to what one update reaches."""
+
+    def at_most(value: float, unit: float, digits: int) -> str:
+        return f"{value * unit:.{digits}f}" if value < float("inf") else f"> {last * unit:.{digits}f}"
+
+    rows = [("G.pt", "1", "", "0", f"{seconds:.2f}")]
+    for name, course in courses.items():
+        median, share = bootstrap_median(reached[name]), reached[name].isfinite().double().mean().item()
+        low, middle, high = (at_most(value, 1, 0) for value in (median.low, median.mean, median.high))
+        took = at_most(median.mean, course.seconds_per_step, 2)
+        rows.append((name, f"{middle} [{low}, {high}]", f"{100 * share:.0f} %", middle, took))
+    return Table(
+        f"what it takes to reach each network's metric after one update: {num} unseen inits, test split",
+        ("rule", "median steps", "networks that reach it", "gradients per network", f"seconds, {num} networks at once"),
+        tuple(rows),
+    )
+
+
+def draw_courses(
+    courses: dict[str, Course], steps: Sequence[int], one_update: Tensor, metric: Metric, path: Path
+) -> None:
+    """The metric over steps, one line per optimizer, one update as a level line."""
+    from g_pt.report.pictures import save_optimizer_curves
+
+    curves = {name: course.test[metric.name] for name, course in courses.items()}
+    save_optimizer_curves(steps, curves, one_update, path, metric)
