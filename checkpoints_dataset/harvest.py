@@ -6,7 +6,7 @@ R = runs of a shard, C = checkpoints of a run, P = parameters per network.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
