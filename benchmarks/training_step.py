@@ -37,7 +37,7 @@ from g_pt.training.config import ModelConfig, PairConfig, TrainConfig
 from g_pt.training.loop import draw_noise
 from g_pt.training.setup import make_model, make_optimizer, scheduler_alphas
 
-SIZES = {"small": (128, 4, 4), "medium": (256, 6, 4), "large": (512, 8, 8)}  # width, blocks, heads
+SIZES: dict[str, tuple[int, int, int]] = {"small": (128, 4, 4), "medium": (256, 6, 4), "large": (512, 8, 8)}  # width, blocks, heads
 BATCH = 256
 SQUARES = (1024, 2048, 4096)
 PARTS = ("noise", "forward", "backward", "optimizer", "average")
@@ -115,7 +115,7 @@ class TrainingStep:
         clock.append(time.perf_counter())
         loss = self.loss(self.forward, pairs, timesteps, noise)
         clock.append(time.perf_counter())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         clock.append(time.perf_counter())
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
         self.optimizer.step()
