@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.synthetic_store import TASK, runs_of_gigabytes, write_random_store
-from benchmarks.training_step import TrainingStep
+from benchmarks.training_step import Size, TrainingStep
 from checkpoints_dataset.facts import fit_normalizer
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
@@ -77,7 +77,7 @@ def train(folder: Path, batch_size: int, num_steps: int, width: int) -> dict[str
     with Watch() as peaks["scale"]:
         normalizer = fit_normalizer(store, "global")
     with Watch() as peaks["steps"]:
-        step = TrainingStep(width, 4, 4, batch_size, task=TASK)
+        step = TrainingStep(Size(width, 4, 4), batch_size, task=TASK)
         step.normalizer = normalizer
         for number in range(num_steps):
             step(number, sampler.batch(number))

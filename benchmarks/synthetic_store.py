@@ -23,16 +23,17 @@ def write_random_store(folder: Path, num_runs: int, dtype: str = "float16") -> C
     task = get_task(TASK)
     num_shards = -(-num_runs // RUNS_PER_SHARD)
     writer = DatasetWriter(folder, DatasetHeader(TASK, task.layout, dict(task.metrics), num_shards, dtype))
+    generator = keyed_generator(0)
+    shape = (min(num_runs, RUNS_PER_SHARD) * CHECKPOINTS, task.layout.num_params)
+    block = (0.1 * torch.randn(shape, generator=generator)).to(getattr(torch, dtype))  # the same in every shard
+    losses = torch.rand(len(block), generator=generator).numpy()
     for shard in range(num_shards):
         runs = range(shard * RUNS_PER_SHARD, min(num_runs, (shard + 1) * RUNS_PER_SHARD))
-        generator = keyed_generator(shard)
-        params = torch.empty(len(runs) * CHECKPOINTS, task.layout.num_params, dtype=getattr(torch, dtype))
-        for some in params.split(1000):
-            some.copy_(0.1 * torch.randn(some.shape, generator=generator))
-        losses = torch.rand(len(params), generator=generator).numpy()
+        num_rows = len(runs) * CHECKPOINTS
         records = [RunRecord(run, place * CHECKPOINTS, CHECKPOINTS, {}) for place, run in enumerate(runs)]
         steps = np.tile(np.arange(CHECKPOINTS, dtype=np.int64), len(runs))
-        writer.write_rows(shard, params, steps, dict.fromkeys(task.metrics, losses), records)
+        metrics = dict.fromkeys(task.metrics, losses[:num_rows])
+        writer.write_rows(shard, block[:num_rows], steps, metrics, records)
     return CheckpointStore(folder, verify=False)
 
 

@@ -48,7 +48,8 @@ class MappedRows:
         self.mapped_bytes = mapped_bytes
         self.ends = np.cumsum([len(array) for array in arrays])
         self.num_columns = arrays[0].shape[1]
-        self._maps = [array.base for array in arrays if isinstance(array.base, mmap.mmap)]
+        bases: list[object] = [array.base for array in arrays]
+        self._maps = [base for base in bases if isinstance(base, mmap.mmap)]
         self._tensors = [torch.from_numpy(np.asarray(array)) for array in arrays]
         self._whole_fits = sum(array.nbytes for array in arrays) <= mapped_bytes
         self._mapped_before = mapped_file_bytes()
