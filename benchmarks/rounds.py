@@ -60,10 +60,10 @@ def ratios(slow: list[float], fast: list[float]) -> list[float]:
 
 def table(lines: list[Measured]) -> str:
     """Markdown, with the spread over the rounds."""
-    rows = [
-        f"| {line.what} | {figure(line.median)} | {' to '.join(figure(f(line.values)) for f in (min, max))} | {line.unit} |"
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        lowest, highest = figure(min(line.values)), figure(max(line.values))
+        rows.append(f"| {line.what} | {figure(line.median)} | {lowest} to {highest} | {line.unit} |")
     return "\n".join(["| what | median | lowest to highest | unit |", "|---|---|---|---|", *rows])
 
 

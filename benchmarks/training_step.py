@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -37,7 +37,16 @@ from g_pt.training.config import ModelConfig, PairConfig, TrainConfig
 from g_pt.training.loop import draw_noise
 from g_pt.training.setup import make_model, make_optimizer, scheduler_alphas
 
-SIZES = {"small": (128, 4, 4), "medium": (256, 6, 4), "large": (512, 8, 8)}  # width, blocks, heads
+
+class Size(NamedTuple):
+    """Of a model."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+
+
+SIZES = {"small": Size(128, 4, 4), "medium": Size(256, 6, 4), "large": Size(512, 8, 8)}
 BATCH = 256
 SQUARES = (1024, 2048, 4096)
 PARTS = ("noise", "forward", "backward", "optimizer", "average")
@@ -62,11 +71,11 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     if not args.memory_as_it_comes:
         keep_freed_memory()
-    sizes = {f"width {args.width}": (args.width, args.layers, args.heads)} if args.width else SIZES
+    sizes = {f"width {args.width}": Size(args.width, args.layers, args.heads)} if args.width else SIZES
     lines: list[Measured] = []
     results: dict[str, Any] = {"machine": machine(), "settings": vars(args) | {"json": str(args.json)}}
     for name, size in sizes.items():
-        step = TrainingStep(*size, args.batch_size, precision=args.precision, compiled=args.compile)
+        step = TrainingStep(size, args.batch_size, precision=args.precision, compiled=args.compile)
         lines += measure(name, step, args.rounds)
         print(f"{name}: {step.flops / 1e9:.1f} GFLOP a step; ms {step.describe_parts()}", flush=True)
         if args.profile:
@@ -81,9 +90,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        width: int,
-        num_layers: int,
-        num_heads: int,
+        size: Size,
         batch_size: int = BATCH,
         *,
         task: str = "digits",
@@ -92,7 +99,7 @@ class TrainingStep:
     ) -> None:
         """Build all that a training builds; the moving average as the loop has it."""
         found = get_task(task)
-        model = ModelConfig(width=width, num_layers=num_layers, num_heads=num_heads)
+        model = ModelConfig(**size._asdict())
         self.config = TrainConfig(task=task, metric="loss", model=model, pairs=PairConfig(batch_size=batch_size))
         self.precision = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = make_model(self.config, found).train()
@@ -115,7 +122,7 @@ class TrainingStep:
         clock.append(time.perf_counter())
         loss = self.loss(self.forward, pairs, timesteps, noise)
         clock.append(time.perf_counter())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         clock.append(time.perf_counter())
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
         self.optimizer.step()

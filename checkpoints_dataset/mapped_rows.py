@@ -30,12 +30,13 @@ NUMPY_DTYPES = {
     "BOOL": np.bool_,
 }
 MAPPED_BYTES = 256 << 20
-# Linux maps neighbours of a touched page that are in its cache: 64 KB at each end of a row
-NEIGHBOURS = 2 * (64 << 10)
+# few, since a touched page brings its neighbours, up to 2 MB of them where the system caches files in large pieces
+ROWS_AT_ONCE = 128
+MEMORY_STATUS = Path("/proc/self/statm")
 
 
 class MappedRows:
-    """The rows of several arrays (rows, P), counted through, of which at most `mapped_bytes` are mapped at once.
+    """The rows of several arrays (rows, P), counted through, of which little more than `mapped_bytes` are mapped.
 
     Pages that were touched count as memory of this process until they are given back, although they are the system's
     file cache: a store of 10 GB would seem to fill 10 GB. They stay in that cache, so taking them again is cheap.
@@ -46,12 +47,11 @@ class MappedRows:
         self.mapped_bytes = mapped_bytes
         self.ends = np.cumsum([len(array) for array in arrays])
         self.num_columns = arrays[0].shape[1]
-        self._maps = [array._mmap for array in arrays if isinstance(array, np.memmap)]
+        bases: list[object] = [array.base for array in arrays]
+        self._maps = [base for base in bases if isinstance(base, mmap.mmap)]
         self._tensors = [torch.from_numpy(np.asarray(array)) for array in arrays]
-        row_bytes = arrays[0].itemsize * self.num_columns
-        self._whole_fits = row_bytes * len(self) <= mapped_bytes
-        self._rows_at_once = max(1, mapped_bytes // (row_bytes + NEIGHBOURS))
-        self._rows_mapped = 0  # at most; since pages were last given back
+        self._whole_fits = sum(array.nbytes for array in arrays) <= mapped_bytes
+        self._mapped_before = mapped_file_bytes()
 
     def __len__(self) -> int:
         """Rows of all arrays."""
@@ -67,27 +67,35 @@ class MappedRows:
             raise IndexError(f"rows must lie in [0, {len(self)}), got {rows.min()} to {rows.max()}")
         gathered = torch.empty(len(rows), self.num_columns)
         order = np.argsort(rows, kind="stable")  # in the order of the files, each of which is one stretch
-        for start in range(0, len(rows), self._rows_at_once):
-            self._gather_into(gathered, rows, order[start : start + self._rows_at_once])
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            self._copy(rows, order[start : start + ROWS_AT_ONCE], gathered)
+            if not self._whole_fits and mapped_file_bytes() - self._mapped_before > self.mapped_bytes:
+                self.give_back()
         return gathered
 
-    def _gather_into(self, gathered: Tensor, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
-        if not self._whole_fits and self._rows_mapped + len(places) > self._rows_at_once:
-            self.give_back()
-        self._rows_mapped += len(places)
-        cuts = np.searchsorted(rows[places], self.ends)
-        for tensor, end, first, last in zip(self._tensors, self.ends, [0, *cuts], cuts, strict=False):
-            if first < last:
-                own = torch.from_numpy(places[first:last])
-                found = tensor.index_select(0, torch.from_numpy(rows[places[first:last]] - (end - len(tensor))))
-                gathered.index_copy_(0, own, found.float())
+    def _copy(self, rows: NDArray[np.int64], places: NDArray[np.int64], gathered: Tensor) -> None:
+        """Some of the rows, which rise with their places, to the same places of the result."""
+        wanted = rows[places]
+        cuts = np.searchsorted(wanted, self.ends)  # where each array's part of them ends
+        firsts = np.concatenate([[0], cuts[:-1]])
+        for array in np.flatnonzero(firsts < cuts):
+            part, tensor = slice(firsts[array], cuts[array]), self._tensors[array]
+            own = torch.from_numpy(wanted[part] - (self.ends[array] - len(tensor)))
+            gathered.index_copy_(0, torch.from_numpy(places[part]), tensor.index_select(0, own).float())
 
     def give_back(self) -> None:
         """Unmap all pages; they are mapped again when they are needed."""
-        self._rows_mapped = 0
         if hasattr(mmap, "MADV_DONTNEED"):
             for pages in self._maps:
                 pages.madvise(mmap.MADV_DONTNEED)
+        self._mapped_before = mapped_file_bytes()  # libraries that were loaded meanwhile included
+
+
+def mapped_file_bytes() -> int:
+    """Pages of files that are mapped into this process; 0 where the system does not tell."""
+    if not MEMORY_STATUS.exists():
+        return 0
+    return int(MEMORY_STATUS.read_text().split()[2]) * mmap.PAGESIZE
 
 
 def map_safetensors(path: Path, name: str) -> NDArray[Any]:
