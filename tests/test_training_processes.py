@@ -195,7 +195,7 @@ def test_a_launch_that_made_one_process_of_several_is_refused(work: Path) -> Non
     with pytest.MonkeyPatch.context() as patch:
         for name, value in trap.items():
             patch.setenv(name, value)
-        with pytest.raises(ValueError, match="asked for several processes but has started one.*--multi_gpu"):
+        with pytest.raises(ValueError, match=r"asked for several processes but has started one.*--multi_gpu"):
             check_launch()
         patch.setenv("WORLD_SIZE", "2")
         check_launch()

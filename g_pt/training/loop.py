@@ -138,7 +138,6 @@ def train_stage(
         if due(done, config.progress.evaluate_every, options.num_steps):
             evaluate(done, probe, averaged, choice, log, accelerator)
         if due(done, config.progress.save_every, options.num_steps) or choice.is_over:
-            log.draw()
             checkpoints.save(done)
         if choice.is_over:
             break
