@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -40,19 +42,33 @@ class Team:
         from accelerate.utils import broadcast_object_list
 
         values: list[Any] = [value]
-        broadcast_object_list(values)
-        return values[0]  # type: ignore[no-any-return]
+        with all_needed():
+            broadcast_object_list(values)
+        return values[0]
 
     def wait(self) -> None:
         """Wait until every process has called this."""
         if self.count > 1:
             from accelerate import PartialState
 
-            PartialState().wait_for_everyone()
+            with all_needed():
+                PartialState().wait_for_everyone()
 
     def part(self, items: list[Value]) -> list[Value]:
         """Every n-th item, beginning with the n-th for the n-th process: what this one does of a common list."""
         return items[self.index :: self.count]
+
+
+@contextmanager
+def all_needed() -> Iterator[None]:
+    """Talk to the other processes; where one of them has died, say so in one sentence (OSError)."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(
+            "another process of this launch has ended before its work was done; give the same command again, it "
+            "continues where it stopped"
+        ) from error
 
 
 def join_team() -> Team:

@@ -75,14 +75,54 @@ def test_a_run_killed_before_its_first_checkpoint_resumes_from_the_beginning(pre
     assert checkpoints.start(resume=False) == 0
 
 
-def test_a_damaged_checkpoint_is_named(prepared):
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, lambda file: file.unlink()], ids=["cut", "flipped", "gone"])
+@pytest.mark.parametrize("name", ["model.safetensors", "random_states_0.pkl", "average.pt", "files.json"])
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(prepared, damage, name):
+    checkpoints, layer = prepared
+    checkpoints.states["average"] = average = Average()
+    checkpoints.start(resume=False)
+    for step in (10, 20):
+        torch.nn.init.constant_(layer.weight, step)
+        average.value = torch.tensor([step, 1])
+        checkpoints.save(step)
+    damage(checkpoints.path(20) / name)
+    with pytest.warns(UserWarning, match=r"skipped .*step-00000020, which is damaged: .*(files|model|random|average)"):
+        assert checkpoints.start(resume=True) == 10
+    assert (layer.weight == 10).all()
+    assert average.value.tolist() == [10, 1]
+    checkpoints.save(20)
+    assert checkpoints.start(resume=True) == 20
+    assert checkpoints.path(20).with_name("step-00000020.damaged").is_dir()
+
+
+class Average:
+    value = torch.zeros(2)
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+def test_where_all_checkpoints_are_damaged_nothing_starts_over_in_silence(prepared):
     checkpoints, _ = prepared
     checkpoints.start(resume=False)
     checkpoints.save(10)
-    file = checkpoints.path(10) / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=r"step-00000010 cannot be loaded .*delete this folder"):
-        checkpoints.start(resume=True)
+    truncate(checkpoints.path(10) / "model.safetensors")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="skipped"), pytest.raises(ValueError, match=r"all checkpoints in .* are"):
+            checkpoints.start(resume=True)
 
 
 @pytest.mark.parametrize("left", ["checkpoints", "pipeline", "log.jsonl"])

@@ -52,3 +52,49 @@ def test_the_loss_on_held_out_runs_is_that_of_the_model_and_always_of_the_same_p
     assert probe.measure()["held_out_loss"] == loss
     randomise(probe.pipeline.transformer)
     assert probe.measure()["held_out_loss"] != loss
+
+
+def test_the_error_of_each_tensor_is_its_own_and_together_they_are_the_loss(probe, digits):
+    starts = digits.init(8, torch.Generator().manual_seed(3))
+    offsets = {name: 0.1 * (i + 1) for i, name in enumerate(digits.layout.names)}
+    future = starts.clone()
+    for name, part in digits.layout.slices.items():
+        future[:, part] += offsets[name]
+
+    def held_out(step, share):
+        return CheckpointPairs(starts, future, torch.full((8,), 2.0), torch.full((8,), 0.2))
+
+    probe = PromptProbe(replace(probe.config, pairs=PairConfig(batch_size=8)), digits, probe.pipeline, held_out)
+    measured = probe.measure()
+    std = probe.pipeline.normalizer.std[0].item()
+    # the untrained model predicts the start
+    for name, error in measured["held_out_by_tensor"].items():
+        assert error == pytest.approx((offsets[name] / std) ** 2, rel=1e-4)
+    sizes = dict(zip(digits.layout.names, digits.layout.sizes, strict=True))
+    mean = sum(sizes[name] * error for name, error in measured["held_out_by_tensor"].items()) / sum(sizes.values())
+    assert measured["held_out_loss"] == pytest.approx(mean, rel=1e-4)
+
+
+def test_the_dispersion_ratio_compares_samples_with_the_better_half_of_trained_networks(probe, digits):
+    samples = digits.init(5, torch.Generator().manual_seed(1))
+    trained = digits.init(8, torch.Generator().manual_seed(2))
+    trained[4:] = 0.0  # the worse half lies together and must not count
+
+    def held_out(step, share):
+        return CheckpointPairs(trained, trained, torch.full((8,), 2.0), torch.linspace(0.1, 2.0, 8))
+
+    probe = PromptProbe(replace(probe.config, pairs=PairConfig(batch_size=8)), digits, probe.pipeline, held_out)
+
+    def spread(networks):
+        return (networks - networks.mean(0)).square().mean().sqrt()
+
+    ratio = probe.on_held_out(samples, held_out)["dispersion_ratio"]
+    assert ratio == pytest.approx((spread(samples) / spread(trained[:4])).item(), rel=1e-4)
+    assert probe.on_held_out(samples[:1].expand(5, -1), held_out)["dispersion_ratio"] == pytest.approx(0, abs=1e-4)
+    assert "dispersion_ratio" not in probe.on_held_out(samples[:1], held_out)
+
+
+def test_the_ends_of_the_middle_of_the_networks_enclose_the_mean(probe):
+    measured = probe.measure()
+    for low, mean, high in zip(measured["achieved_low"], measured["achieved"], measured["achieved_high"], strict=True):
+        assert low < mean < high

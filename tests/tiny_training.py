@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from checkpoints_dataset.config import HarvestConfig
@@ -36,10 +37,17 @@ def tiny_config(output: Path, num_steps: int = 12) -> TrainConfig:
 
 
 def train(
-    config: TrainConfig, store: CheckpointStore, *, resume: bool = False, stop_at: int | None = None
+    config: TrainConfig,
+    store: CheckpointStore,
+    *,
+    resume: bool = False,
+    stop_at: int | None = None,
+    held_out: bool = False,
+    accelerator: Accelerator | None = None,
 ) -> ParameterUpdatePipeline:
     """Train; with `stop_at`, break off with KeyboardInterrupt before that step, as a kill would."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # one process, several trainings of other precision
+    if accelerator is None:
+        AcceleratorState._reset_state(reset_partial_state=True)  # one process, several trainings of other precision
     task = get_task("digits")
     sampler = PairSampler(store, config.metric, batch_size=config.pairs.batch_size, seed=config.seed)
 
@@ -48,8 +56,17 @@ def train(
             raise KeyboardInterrupt
         return sampler.batch(step, part)
 
-    facts = training_facts(store, task, config.metric)
-    return fit(config, task, pairs, fit_normalizer(store, "global"), facts, resume=resume)  # type: ignore[arg-type]
+    validation = PairSampler(store, config.metric, split="validation", batch_size=config.pairs.batch_size, seed=0)
+    return fit(
+        config,
+        task,
+        pairs,  # type: ignore[arg-type]
+        fit_normalizer(store, "global"),
+        training_facts(store, task, config.metric),
+        held_out=validation.batch if held_out else None,
+        accelerator=accelerator,
+        resume=resume,
+    )
 
 
 def train_aligned(

@@ -11,7 +11,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 
 def show_warnings(command: str) -> None:
-    """Print warnings as `command: warning: what`, without the line of code that gave them."""
+    """Print warnings as `command: warning: what`, without their line of code; in the first process only."""
+    if not is_first_process():
+        warnings.simplefilter("ignore")
     warnings.showwarning = lambda message, *_, **__: print(f"{command}: warning: {message}", file=sys.stderr)
 
 

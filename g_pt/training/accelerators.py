@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +14,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     ProjectConfiguration,
 )
+from torch import nn
 
 from g_pt.processes import PATIENCE, check_launch, cpu_threads_of_a_process, launched_processes
 from g_pt.training.config import TrainConfig
@@ -53,6 +56,14 @@ def check_processes(num_processes: int) -> None:
             f"{wanted} processes were launched, but Accelerate joins {num_processes}; on CPUs set "
             "ACCELERATE_USE_CPU=true"
         )
+
+
+def prepared(model: nn.Module, optimizer: Any, accelerator: Accelerator) -> tuple[nn.Module, Any]:
+    """The model and its optimizer as Accelerate hands them out."""
+    with warnings.catch_warnings():  # PyTorch 2.13 renames an option that Accelerate passes on by its old name
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*deprecated")
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
+    return wrapped, optimizer
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

@@ -46,7 +46,6 @@ class AveragedWeights:
     def copy_to_model(self) -> None:
         """Overwrite the weights of the model by their averages."""
         self.ema.copy_to(local_weights(self.model))
-        reshard(self.model)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -58,20 +57,15 @@ class AveragedWeights:
             yield
         finally:
             self.ema.restore(local_weights(self.model))
-            reshard(self.model)
             self.model.train()
 
 
 def local_weights(model: nn.Module) -> list[Tensor]:
     """The parameters, or the shards of them that this process has; changing these in place changes the model."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # after a forward without a backward it still has whole weights, soon out of date
     return [
         p.detach().to_local().requires_grad_(p.requires_grad) if isinstance(p, DTensor) else p
         for p in model.parameters()
     ]
-
-
-def reshard(model: nn.Module) -> None:
-    """Let a sharded model forget the whole weights it has gathered, since shards have been changed."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()

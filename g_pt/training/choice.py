@@ -68,7 +68,7 @@ class WeightChoice:
         return {"best": self.best, "best_step": self.best_step, "misses": self.misses, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore; where the best weights are wanted only now, those of earlier evaluations are gone and do not count."""
+        """Restore; where the best weights are wanted only now, earlier evaluations do not count: theirs are gone."""
         if self.options.choose == "best" and not state["weights"]:
             return
         self.best, self.best_step, self.misses = state["best"], state["best_step"], state["misses"]

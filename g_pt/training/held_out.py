@@ -1,4 +1,4 @@
-"""What runs that are not learned from say of a model: its denoising error, tensor by tensor, and how far apart they lie.
+"""What runs that are not learned from say of a model: its error, tensor by tensor, and how far apart they lie.
 
 B = pairs, P = parameters per network.
 """

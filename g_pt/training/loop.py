@@ -23,7 +23,7 @@ from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.processes import Team
 from g_pt.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
-from g_pt.training.accelerators import accelerator_of, is_sharded, use_cpu_threads
+from g_pt.training.accelerators import accelerator_of, is_sharded, prepared, use_cpu_threads
 from g_pt.training.averaging import AveragedWeights
 from g_pt.training.checkpoints import Saved, TrainingCheckpoints, check_replaceable
 from g_pt.training.choice import Stage, WeightChoice
@@ -106,7 +106,7 @@ def train_stage(
     options, model = config.optimizer, pipeline.transformer
     check_replaceable(config.pipeline_folder)
     use_cpu_threads(options.cpu_threads, accelerator.device)
-    wrapped, optimizer = accelerator.prepare(model.train(), make_optimizer(model, options))
+    wrapped, optimizer = prepared(model.train(), make_optimizer(model, options), accelerator)
     averaged = AveragedWeights(model, options.ema_decay)
     choice = WeightChoice(config.progress, stage, averaged)
     states: dict[str, Saved] = {"averages": averaged, "choice": choice}
@@ -138,7 +138,6 @@ def train_stage(
         if due(done, config.progress.evaluate_every, options.num_steps):
             evaluate(done, probe, averaged, choice, log, accelerator)
         if due(done, config.progress.save_every, options.num_steps) or choice.is_over:
-            log.draw()
             checkpoints.save(done)
         if choice.is_over:
             break
@@ -239,7 +238,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def global_seed(config: TrainConfig, step: int, accelerator: Accelerator) -> int:
-    """Of PyTorch's global generator at a step, from which dropout draws: every process draws its own, always the same."""
+    """Of PyTorch's global generator at a step, from which dropout draws: each process draws its own."""
     return keyed_generator(config.seed, step, GLOBAL_STREAM, accelerator.process_index).initial_seed()
 
 

@@ -1,0 +1,60 @@
+"""Norms of updates, precision and compilation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import tiny_config, tiny_store, train
+
+from checkpoints_dataset.store import CheckpointStore
+from g_pt.training.steps import update_norm
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> CheckpointStore:
+    return tiny_store(tmp_path_factory.mktemp("data"))
+
+
+def losses_of(store: CheckpointStore, output: Path, **options: object) -> list[float]:
+    config = tiny_config(output, num_steps=20)
+    optimizer = replace(config.optimizer, **options)  # type: ignore[arg-type]
+    train(replace(config, optimizer=optimizer, progress=replace(config.progress, evaluate_every=0)), store)
+    return [json.loads(line)["loss"] for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_norm_of_an_update_is_how_far_all_weights_have_moved() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1, bias=False))
+    with update_norm(model, enabled=True) as measured, torch.no_grad():
+        model[0].weight[0, 0] += 3
+        model[1].weight[0, 1] -= 4
+    assert measured["update_norm"] == pytest.approx(5, rel=1e-5)
+    with update_norm(model, enabled=False) as measured:
+        pass
+    assert measured == {}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_a_compiled_model_has_the_loss_curve_of_the_plain_one_and_saves_the_same_names(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    plain, compiled = (losses_of(store, tmp_path / str(c), compile=c) for c in (False, True))
+    assert len(plain) == 2
+    assert compiled == pytest.approx(plain, rel=1e-5)
+    files = ["{}/pipeline/transformer/config.json", "{}/checkpoints/step-00000020/model.safetensors"]
+    assert all((tmp_path / file.format("True")).is_file() for file in files)
+    names = [
+        torch.load(tmp_path / c / "checkpoints/step-00000020/averages.pt", weights_only=True) for c in ("False", "True")
+    ]
+    for one, other in zip(*(state["weights"] for state in names), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_products_in_bf16_give_nearly_the_losses_of_float32(store: CheckpointStore, tmp_path: Path) -> None:
+    exact, rough = (losses_of(store, tmp_path / p, mixed_precision=p, learning_rate=0.01) for p in ("no", "bf16"))
+    assert rough != exact
+    assert rough == pytest.approx(exact, rel=0.03)
