@@ -62,8 +62,8 @@ def read_tensor_entries(path: Path) -> dict[str, TensorEntry]:
         (length,) = struct.unpack("<Q", first)
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise ValueError(
-                f"{path} is not a valid safetensors file, or truncated: its header would have {length} bytes, the file has "
-                f"{size}"
+                f"{path} is not a valid safetensors file, or truncated: its header would have {length} bytes, the file "
+                f"has {size}"
             )
         try:
             header = json.loads(file.read(length).decode("utf-8"))
