@@ -201,6 +201,8 @@ def expected_schema(path: Path, header: DatasetHeader, arrays: Mapping[str, Any]
             schema[name] = pa.list_(element, size) if entry["shape"] else element
         except (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException) as error:
             raise StoreError(f"{path} has a wrong entry for array {name!r}: {str(error)[:100]!r}") from error
+    if header.layout.num_params * 4 > MAX_SHARD_BYTES:
+        raise StoreError(f"{path.parent} has networks of {header.layout.num_params:,} parameters: too many for a file")
     return schema | {PARAMS: pa.list_(values, header.layout.num_params)}
 
 

@@ -32,6 +32,10 @@ CLASSES: dict[str, dict[str, str]] = {
 # uploaded models name these instead, for diffusers without this package's class; see g_pt.hub_upload
 SHIM = "g_pt_class"
 MAX_TIMESTEPS = 100_000
+CHOICES = {
+    "tokenization": ("units", "slices", "chunks"),
+    "prediction_type": ("sample", "v_prediction", "flow_prediction", "epsilon"),
+}
 WEIGHTS = re.compile(r"diffusion_pytorch_model[\w.-]*\.safetensors")
 
 
@@ -60,7 +64,7 @@ def checked_index(folder: Path) -> dict[str, Any]:
 def checked_class(path: Path, part: str, value: Any, classes: dict[str, str]) -> tuple[str, str]:
     """Module and name of a part's class, where it is one of ours."""
     if not (isinstance(value, list) and len(value) == 2 and isinstance(value[1], str) and value[1] in classes):
-        raise ValueError(f"{path} must name one of {sorted(classes)} as its {part}, got {brief(value)}")
+        raise ValueError(f"{path} names {brief(value)} as its {part}; that must be one of {', '.join(sorted(classes))}")
     module = classes[value[1]]
     if value[0] not in (module, SHIM):
         raise ValueError(f"{path} must take {value[1]} from {module}, got {brief(value[0])}")
@@ -156,7 +160,10 @@ def check_layout(path: Path, layout: Any) -> int:
 
 
 def check_sizes(path: Path, config: dict[str, Any], weights: dict[str, TensorEntry]) -> None:
-    """No size in the configuration may exceed what the weights can have."""
+    """No size in the configuration may exceed what the weights can have, and no choice may be unknown."""
+    for name, choices in CHOICES.items():
+        if config.get(name, choices[0]) not in choices:
+            raise ValueError(f"{path} must give {name} as one of {list(choices)}, got {brief(config[name])}")
     most = sum(math.prod(entry.shape) for entry in weights.values())
     for name in ("width", "num_layers", "num_heads", "num_frequencies", "edge_width", "encoder_depth", "decoder_depth"):
         if name in config and not is_whole(config[name], 1, most):

@@ -42,7 +42,7 @@ REFUSED: dict[str, str] = {
     "ConsistencyDecoderScheduler": "it is made for consistency models",
     "CMStochasticIterativeScheduler": "it is made for consistency models",
     "DDIMInverseScheduler": "it goes from x_0 to noise",
-    "DEISMultistepScheduler": "it stops before the noise is gone: a model that knows x_0 misses it by 1 %",
+    "DEISMultistepScheduler": "it stops before the noise is gone: even a model that knows x_0 misses it",
     "DPMSolverMultistepInverseScheduler": "it goes from x_0 to noise",
     "DPMSolverSDEScheduler": "it needs a package (torchsde) that is not kept up",
     "EDMDPMSolverMultistepScheduler": "it has no x_0-prediction",
@@ -53,7 +53,7 @@ REFUSED: dict[str, str] = {
     "KDPM2DiscreteScheduler": "it has no x_0-prediction",
     "LCMScheduler": "it is made for consistency models",
     "PNDMScheduler": "it has no x_0-prediction",
-    "SASolverScheduler": "it stops before the noise is gone: a model that knows x_0 misses it by 1 %",
+    "SASolverScheduler": "it stops before the noise is gone: even a model that knows x_0 misses it",
     "TCDScheduler": "it is made for consistency models",
 }
 

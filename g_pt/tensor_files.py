@@ -58,18 +58,18 @@ def read_tensor_entries(path: Path) -> dict[str, TensorEntry]:
     with open(path, "rb") as file:
         first = file.read(8)
         if len(first) < 8:
-            raise ValueError(f"{path} is not a safetensors file: it has only {size} bytes")
+            raise ValueError(f"{path} is not a valid safetensors file: it has only {size} bytes")
         (length,) = struct.unpack("<Q", first)
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise ValueError(
-                f"{path} is not a safetensors file, or truncated: its header would have {length} bytes, the file has "
-                f"{size}"
+                f"{path} is not a valid safetensors file, or truncated: its header would have {length} bytes, the file "
+                f"has {size}"
             )
         try:
             header = json.loads(file.read(length).decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is not a safetensors file: its header is not JSON ({type(error).__name__})"
+                f"{path} is not a valid safetensors file: its header is not JSON ({type(error).__name__})"
             ) from error
     if not isinstance(header, dict):
         raise ValueError(f"{path} is damaged: its header must be a JSON object, got a {type(header).__name__}")
