@@ -1,48 +1,90 @@
-"""What README and docs say can be run, runs; what they point to, exists."""
+"""What README and docs say can be run, runs; what they point to, exists.
+
+Python blocks are run, in order, per page. The commands of bash blocks are parsed by the programs they name, not run: a
+harvest or training takes minutes, an installation wants the network. The tutorial's commands are run too, scaled down
+(tests/test_tutorial.py), and so is the harvest of docs/extending.md.
+"""
 
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from documents import (
+    FILES_OF,
+    OUTPUT,
+    PAGES,
+    ROOT,
+    TRIED,
+    assert_command_parses,
+    blocks_of,
+    commands_of,
+    files_of_pages,
+)
 from tiny_training import tiny_store
 
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.commands import harvest
 from g_pt.tasks import registry
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# blocks that begin with "# name.py" are files, which the other blocks may use
-FILES = {
-    name: block
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+PYTHON_PAGES = [p for p in PAGES if p != TUTORIAL and any(b.language == "python" for b in blocks_of(p))]
+COMMANDS = [
+    pytest.param(words, id=f"{page.name}-{block.line}-{words[0]}")
     for page in PAGES
-    for block, name in re.findall(r"```python\n(# (\w+\.py)\n.*?)```", page.read_text(), re.DOTALL)
-}
-BLOCKS = [
-    pytest.param(block, id=f"{page.name}-{number}")
-    for page in PAGES
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    for block in blocks_of(page)
+    if block.language == "bash"
+    for words in commands_of(block.text)
 ]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def folder_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with every file that a page shows, and a registry of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
-    if "runs/digits/checkpoints" in block:
-        tiny_store(tmp_path / "runs" / "digits" / "checkpoints")
-    for name, content in FILES.items():
+    for name, content in files_of_pages().items():
         (tmp_path / name).write_text(content)
-    exec(compile(block, "documentation", "exec"), {})
+    return tmp_path
 
 
-def test_the_task_file_is_harvested_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
-    (tmp_path / "my_task.py").write_text(FILES["my_task.py"])
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page: Path, folder_of_files: Path) -> None:
+    names: dict[str, object] = {"__name__": "documentation"}
+    blocks = [block for block in blocks_of(page) if block.language == "python"]
+    if any("runs/digits/checkpoints" in block.text for block in blocks):
+        tiny_store(folder_of_files / "runs" / "digits" / "checkpoints")
+    for block in blocks:
+        exec(compile("\n" * block.line + block.text, page.name, "exec"), names)  # errors then have the page's line
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_of_bash_blocks_parse(
+    words: list[str], folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_command_parses(words, monkeypatch)
+
+
+@pytest.mark.parametrize("words", [["gpt-sample", "--promt", "1"], ["gpt-nothing"], ["python", "train/train_g_pt.py", "--x"]])
+def test_a_wrong_command_would_be_seen(
+    words: list[str], folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((AssertionError, SystemExit)):
+        assert_command_parses(words, monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    for block in blocks_of(page):
+        assert block.language in TRIED | FILES_OF | OUTPUT, f"line {block.line}: {block.language!r}"
+        if block.language == "yaml":
+            assert isinstance(yaml.safe_load(block.text), dict)
+            assert block.file, f"line {block.line}: begin it with `# name.yaml`"
+
+
+def test_the_task_file_is_harvested_as_the_page_says(folder_of_files: Path) -> None:
     page = (ROOT / "docs" / "extending.md").read_text()
-    (arguments,) = re.findall(r"^gpt-harvest (.*)$", page, re.MULTILINE)
+    (arguments,) = re.findall(r"^gpt-harvest (--task my_task.*)$", page, re.MULTILINE)
     small = ["--num-runs", "4", "--num-steps", "30", "--num-checkpoints", "2"]
     harvest.main([*arguments.replace("--num-runs 2000", "").split(), *small])
     store = CheckpointStore("runs/cancer/checkpoints")
@@ -60,6 +102,12 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     ]
     missing = [str(path) for path in links + paths if not path.exists()]
     assert not missing
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
 
 
 def test_nothing_is_left_to_fill_in() -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from g_pt.commands.import_own import Folder, Recorded, finish_recorded, import_own_folder
-from g_pt.commands.parsing import parse, with_habits
+from g_pt.commands.parsing import parse, parse_flags
 from g_pt.commands.terminal import exit_on_user_error, show_warnings
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def parse_command(arguments: list[str]) -> Any:
     kind = CONFIGURABLE.get(arguments[0]) if arguments else None
     if kind is not None and any(argument.partition("=")[0] == "--config" for argument in arguments):
         return parse(kind, arguments[1:], prog=f"gpt-import {arguments[0]}", description=kind.__doc__)
-    return tyro.cli(Command, args=arguments, prog="gpt-import", description=with_habits(__doc__))
+    return parse_flags(Command, arguments, prog="gpt-import", description=__doc__)
 
 
 def import_reference(arguments: Reference) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ Arguments = TypeVar("Arguments")
 EPILOG = """
 Settings may come from a file: --config FILE.yaml (name: value, with underscores); flags count over it.
 Exit codes: 0 done, 1 could not be done (one line says why), 2 wrong flags or settings, 130 interrupted.
-Completion of flags in your shell: --tyro-print-completion {bash,zsh,tcsh}. NO_COLOR=1 turns colours off.
+Completion of flags in your shell: --tyro-print-completion {bash,zsh,fish}. NO_COLOR=1 turns colours off.
 """
 
 
@@ -39,8 +40,24 @@ def parse(kind: type[Arguments], arguments: Sequence[str] | None, *, prog: str, 
         except (ValueError, OSError) as error:
             print(f"{prog}: {error}", file=sys.stderr)
             raise SystemExit(2) from error
+    return parse_flags(kind, rest, prog=prog, description=description, default=default)
+
+
+def parse_flags(
+    kind: Any, arguments: Sequence[str], *, prog: str, description: str | None, default: Any = None
+) -> Any:
+    """What tyro makes of the flags; NO_COLOR is obeyed, which it knows as TERM=dumb only."""
     options = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=rest, prog=prog, description=with_habits(description), **options)
+    terminal = os.environ.get("TERM")
+    if os.environ.get("NO_COLOR"):
+        os.environ["TERM"] = "dumb"
+    try:
+        return tyro.cli(kind, args=arguments, prog=prog, description=with_habits(description), **options)
+    finally:
+        if terminal is not None:
+            os.environ["TERM"] = terminal
+        elif os.environ.get("NO_COLOR"):
+            del os.environ["TERM"]
 
 
 def with_habits(description: str | None) -> str:
