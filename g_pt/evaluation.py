@@ -56,3 +56,14 @@ def bootstrap_mean(values: Tensor, *, num_resamples: int = 10_000, seed: int = 0
     means = values[rows].mean(dim=1)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Interval(values.mean().item(), low, high)
+
+
+def bootstrap_median(values: Tensor, *, num_resamples: int = 2_000, seed: int = 0) -> Interval:
+    """Median of independent values (B,) with the percentile bootstrap interval of the median, in the field `mean`."""
+    if values.dim() != 1 or len(values) < 2:
+        raise ValueError(f"a bootstrap interval needs at least 2 values in one dimension, got {tuple(values.shape)}")
+    values = values.double()
+    rows = torch.randint(len(values), (num_resamples, len(values)), generator=torch.Generator().manual_seed(seed))
+    medians = values[rows].quantile(0.5, dim=1)
+    low, high = torch.quantile(medians, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(values.quantile(0.5).item(), low, high)
