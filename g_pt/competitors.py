@@ -1,8 +1,8 @@
 """Trivial generators of networks: what a G.pt has to beat before anybody needs one.
 
 Each makes networks from the ends of training runs by arithmetic alone. With their units in the order they were
-trained in, averages of networks mean nothing; brought into a common order (`aligned_runs`), some are strong. The list is
-that of Zeng et al. 2025 (arXiv 2506.07998) and of the audits after it.
+trained in, averages of networks mean nothing; brought into a common order (`aligned_runs`), some are strong. The list
+follows Zeng et al. 2025 (arXiv 2506.07998).
 
 R = training runs, B = networks made, P = parameters per network.
 """

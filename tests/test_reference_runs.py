@@ -86,7 +86,8 @@ def test_models_without_a_harvest_are_refused(facts):
 
 
 def test_settings_of_policies_are_read_too():
-    source = {"kind": "harvest", "task": "cartpole", "num_runs": 20, "ppo": {"num_envs": 2, "learning_rate_range": [0.1, 0.2]}}  # fmt: skip
+    ppo = {"num_envs": 2, "learning_rate_range": [0.1, 0.2]}
+    source = {"kind": "harvest", "task": "cartpole", "num_runs": 20, "ppo": ppo}
     config = harvest_settings({"dataset": {"source": source}})
     assert (config.ppo.num_envs, config.ppo.learning_rate_range, config.num_runs) == (2, (0.1, 0.2), 20)
 

@@ -120,7 +120,9 @@ def test_without_training_runs_there_is_no_section(digits):
 
 def test_tasks_without_mistakes_have_distances_and_a_bar_of_their_own():
     task = get_task("regression")
-    section = measure_novelty(subject(task, lambda starts, p, m, g: 2 * starts, num=12))
+    runs = ReferenceRuns(run_set(task, 30, 1), run_set(task, 12, 2))
+    sampler = Sampler(task, lambda starts, p, m, g: 2 * starts)
+    section = measure_novelty(Subject(sampler, "sampler", num_networks=3, num_prompts=2, runs=runs))
     row = section.facts["rows"][SAMPLES]
     assert row["overlap_most"] is None
     assert section.facts["accurate"]["metric"] == "loss"

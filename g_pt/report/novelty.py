@@ -18,7 +18,7 @@ from g_pt.competitors import COMPETITORS, Runs, aligned_runs
 from g_pt.evaluation import Interval, bootstrap_mean, bootstrap_median
 from g_pt.figures import BLUE, GREY, new_figure, save_figure
 from g_pt.novelty.copying import copying_interval
-from g_pt.novelty.nearest import NearestNetworks
+from g_pt.novelty.nearest import NearestNetworks, NetworkDistance
 from g_pt.novelty.spread import Spread
 from g_pt.novelty.yardstick import Behaviour, Yardstick
 from g_pt.prompting import update_networks
@@ -28,6 +28,7 @@ from g_pt.report.section import Section, Subject, Table
 
 SAMPLES, FRESH, TRAINING = "G.pt", "fresh networks", "training runs"
 NETWORKS_OF_DEEP_TASKS = 64
+PRODUCTS = 10**12  # multiplications for a row of the table: a minute of one core, at worst
 DRAWN = (TRAINING, FRESH, SAMPLES, "noise 0.2", "interpolation, aligned", "average of 16, aligned")
 
 
@@ -92,9 +93,10 @@ def measure_novelty(subject: Subject) -> Section | None:
     for name, found in measured.items():
         apart = yardstick.spread(found.params, num_networks, subject.generator(f"novelty/{name}"))
         rows[name] = row_figures(yardstick, found, apart)
+    bar = yardstick.bar
     facts = {
         "prompt": prompt,
-        "accurate": {"metric": yardstick.bar.metric.name, "threshold": yardstick.bar.threshold} | {"rule": yardstick.bar.rule},
+        "accurate": {"metric": bar.metric.name, "threshold": bar.threshold, "rule": bar.rule},
         "novel_from": yardstick.novel_from,
         "training_pairs": {"pairs": num_networks} | asdict(bootstrap_median(yardstick.training_spread.matched)),
         "training_runs": len(subject.runs.training.ends),
@@ -115,10 +117,18 @@ def measure_novelty(subject: Subject) -> Section | None:
 
 
 def affordable_networks(subject: Subject) -> int:
-    """As many as asked for; fewer where every distance is a search of its own, as with several hidden layers."""
-    task = subject.pipeline.task
-    groups = task.permutations.group_sizes(task.layout)
-    return min(subject.num_networks, NETWORKS_OF_DEEP_TASKS) if len(groups) > 1 else subject.num_networks
+    """How many networks a row takes: as many as asked for, or at least 16 of them where that takes too long.
+
+    Every network is compared with every training run, unit by unit; with several hidden layers, distances are searches
+    of their own.
+    """
+    assert subject.runs is not None
+    task, training = subject.pipeline.task, subject.runs.training
+    distance = NetworkDistance(task.layout, task.permutations)
+    groups = distance.features(training.ends[:1]).groups.values()  # (1, U, D)
+    products = len(training.ends) * sum(units.shape[1] ** 2 * units.shape[2] for units in groups)
+    most = min(subject.num_networks, NETWORKS_OF_DEEP_TASKS) if not distance.exact else subject.num_networks
+    return min(most, max(16, PRODUCTS // max(1, products)))
 
 
 def networks_of(

@@ -94,7 +94,7 @@ def measure_start_use(subject: Subject) -> Section | None:
         facts=facts,
         tables=(identity_table(facts["identity"]), control_table(control, len(prompts), pipeline)),
         notes=(
-            "Identified: share of results whose own start is the nearest of all of them; chance is one over their number. "
+            "Identified: share of results whose own start is the nearest of all; chance is one over their number. "
             "Matched: over all orders of units. A sampler that ignores its start has equal distances.",
             "Another's parameters: the model is given metric and prompts of one network and the parameters of another. "
             "Fresh inits have about the same metric, so that this changes little; checkpoints have not.",
