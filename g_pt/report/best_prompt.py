@@ -19,7 +19,8 @@ def best_prompt(subject: Subject, generator: torch.Generator) -> float:
     pipeline = subject.pipeline
     if "attainable_range" not in pipeline.config.training:
         raise ValueError(f"{subject.model} does not say the attainable_range of its training data")
-    prompts = prompt_grid(*pipeline.config.training["attainable_range"], subject.num_prompts)
+    best, worst = pipeline.config.training["attainable_range"]
+    prompts = prompt_grid(best, worst, subject.num_prompts)
     starts = pipeline.task.init(min(NETWORKS, subject.num_networks), generator)
     updated = update_networks(
         pipeline, starts, prompts, num_inference_steps=subject.num_inference_steps, generator=generator

@@ -54,7 +54,8 @@ def measure_start_use(subject: Subject) -> Section | None:
     generator = subject.generator("start use")
     distance = NetworkDistance(task.layout, task.permutations)
     num = min(NETWORKS, subject.num_networks)
-    prompts = prompt_grid(*pipeline.config.training["attainable_range"], min(PROMPTS, subject.num_prompts))
+    best, worst = pipeline.config.training["attainable_range"]
+    prompts = prompt_grid(best, worst, min(PROMPTS, subject.num_prompts))
     groups = {"fresh inits": task.init(num, generator)}
     if (
         subject.runs is not None and len(subject.runs.held_out.trajectories) > 1
