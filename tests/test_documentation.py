@@ -65,7 +65,9 @@ def test_commands_of_bash_blocks_parse(
     assert_command_parses(words, monkeypatch)
 
 
-@pytest.mark.parametrize("words", [["gpt-sample", "--promt", "1"], ["gpt-nothing"], ["python", "train/train_g_pt.py", "--x"]])
+@pytest.mark.parametrize(
+    "words", [["gpt-sample", "--promt", "1"], ["gpt-nothing"], ["python", "train/train_g_pt.py", "--x"]]
+)
 def test_a_wrong_command_would_be_seen(
     words: list[str], folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,306 @@
+"""Is what the model makes new and good, and could arithmetic on its training runs do the same?
+
+B = networks, P = parameters per network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from g_pt.competitors import COMPETITORS, Runs, aligned_runs
+from g_pt.evaluation import Interval, bootstrap_mean, bootstrap_median
+from g_pt.figures import BLUE, GREY, new_figure, save_figure
+from g_pt.novelty.copying import copying_interval
+from g_pt.novelty.nearest import NearestNetworks, NetworkDistance
+from g_pt.novelty.spread import Spread
+from g_pt.novelty.yardstick import Behaviour, Yardstick
+from g_pt.prompting import update_networks
+from g_pt.report.best_prompt import best_prompt
+from g_pt.report.runs import ReferenceRuns, RunSet
+from g_pt.report.section import Section, Subject, Table
+
+SAMPLES, FRESH, TRAINING = "G.pt", "fresh networks", "training runs"
+NETWORKS_OF_DEEP_TASKS = 64
+PRODUCTS = 10**12  # multiplications for a row of the table: a minute of one core, at worst
+DRAWN = (TRAINING, FRESH, SAMPLES, "noise 0.2", "interpolation, aligned", "average of 16, aligned")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One row: means over networks, or as said, with 95 % bootstrap intervals; None where the task has no such thing.
+
+    Attributes:
+        networks: their number.
+        quality: test accuracy in percent of classifiers, else the prompted metric on the test split.
+        nearest_run: MEDIAN distance to the nearest training run, L2 of raw parameters, over all orders of units.
+        nearest_run_relative: mean of that distance over the median distance of a training run to the nearest other.
+        copying_score: Mann-Whitney z against held-out runs; strongly negative is copying.
+        overlap_nearest: mistakes in common with the nearest training run, over mistakes of either.
+        overlap_most: the same with the training run where it is largest.
+        overlap_excess: that minus what held-out runs with as many mistakes have.
+        accurate: share at least as good as the bar.
+        novel: share farther from the nearest training run than the median training run is from its nearest other.
+        accurate_and_novel: share that is both.
+        accurate_and_apart: share that is accurate and farther from the nearest run than the median PAIR of runs is.
+        dispersion: mean distance of random pairs of the set over that of training runs, raw.
+        dispersion_matched: the same over all orders of units.
+    """
+
+    networks: int
+    quality: Interval
+    nearest_run: Interval
+    nearest_run_relative: Interval
+    copying_score: Interval
+    overlap_nearest: Interval | None
+    overlap_most: Interval | None
+    overlap_excess: Interval | None
+    accurate: Interval
+    novel: Interval
+    accurate_and_novel: Interval
+    accurate_and_apart: Interval
+    dispersion: Interval
+    dispersion_matched: Interval
+
+
+def measure_novelty(subject: Subject) -> Section | None:
+    """Compare one-update samples, trivial competitors and fresh networks with the training runs.
+
+    None where the training runs are not at hand.
+    """
+    if subject.runs is None:
+        return None
+    generator = subject.generator("novelty")
+    task, metric = subject.pipeline.task, subject.pipeline.metric
+    fresh, peers = halves(subject.runs.held_out)
+    subject.progress("distances between training runs")
+    num_networks = affordable_networks(subject)
+    yardstick = Yardstick(task, metric, subject.runs.training, peers, num_networks, generator)
+    prompt = best_prompt(subject, generator)
+
+    measured: dict[str, Behaviour] = {}
+    for name, params in networks_of(subject, fresh, prompt, num_networks, generator):
+        subject.progress(f"novelty of {name}")
+        measured[name] = yardstick.measure(params)
+    measured[TRAINING] = yardstick.training
+    rows: dict[str, Figures] = {}
+    for name, found in measured.items():
+        apart = yardstick.spread(found.params, num_networks, subject.generator(f"novelty/{name}"))
+        rows[name] = row_figures(yardstick, found, apart)
+    bar = yardstick.bar
+    facts = {
+        "prompt": prompt,
+        "accurate": {"metric": bar.metric.name, "threshold": bar.threshold, "rule": bar.rule},
+        "novel_from": yardstick.novel_from,
+        "training_pairs": {"pairs": num_networks} | asdict(bootstrap_median(yardstick.training_spread.matched)),
+        "training_runs": len(subject.runs.training.ends),
+        "held_out_runs": {"fresh": len(fresh.ends), "compared_with": len(peers.ends)},
+        "exact_distances": yardstick.distance.exact,
+        "nearest_checkpoint": nearest_checkpoints(subject.runs, yardstick, measured),
+        "rows": {name: asdict(row) for name, row in rows.items()},
+    }  # fmt: skip
+    distances = {name: measured[name].distance for name in DRAWN if name in measured}
+    return Section(
+        name="novelty",
+        title="Is it new?",
+        facts=facts,
+        tables=(novelty_table(rows, yardstick, subject),),
+        notes=tuple(notes(yardstick, subject.runs)),
+        figures={"novelty.png": partial(draw_distances, distances, yardstick.novel_from)},
+    )
+
+
+def affordable_networks(subject: Subject) -> int:
+    """How many networks a row takes: as many as asked for, or at least 16 of them where that takes too long.
+
+    Every network is compared with every training run, unit by unit; with several hidden layers, distances are searches
+    of their own.
+    """
+    assert subject.runs is not None
+    task, training = subject.pipeline.task, subject.runs.training
+    distance = NetworkDistance(task.layout, task.permutations)
+    groups = distance.features(training.ends[:1]).groups.values()  # (1, U, D)
+    products = len(training.ends) * sum(units.shape[1] ** 2 * units.shape[2] for units in groups)
+    most = min(subject.num_networks, NETWORKS_OF_DEEP_TASKS) if not distance.exact else subject.num_networks
+    return min(most, max(16, PRODUCTS // max(1, products)))
+
+
+def networks_of(
+    subject: Subject, fresh: RunSet, prompt: float, num: int, generator: torch.Generator
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and parameters (B, P) of each row: samples, fresh networks, competitors."""
+    assert subject.runs is not None
+    pipeline, training = subject.pipeline, subject.runs.training
+    layout, permutations = pipeline.layout, pipeline.task.permutations
+    starts = pipeline.task.init(num, generator)
+    updated = update_networks(
+        pipeline,
+        starts,
+        torch.tensor([prompt]),
+        num_inference_steps=subject.num_inference_steps,
+        generator=generator,
+    )
+    yield SAMPLES, updated[:, 0]
+    yield FRESH, fresh.ends[:num]
+    raw = Runs(training.starts, training.ends, layout)
+    subject.progress("bringing the training runs into one order")
+    aligned = Runs(training.starts, aligned_runs(training.ends, layout, permutations), layout)
+    for competitor in COMPETITORS.values():
+        key = subject.generator(f"novelty/{competitor.name}")
+        if not competitor.averages:
+            yield competitor.name, competitor.generate(raw, starts, key)
+            continue
+        for order, runs in (("raw", raw), ("aligned", aligned)):
+            yield f"{competitor.name}, {order}", competitor.generate(runs, starts, key)
+
+
+def halves(held_out: RunSet) -> tuple[RunSet, RunSet]:
+    """Held-out runs that stand for fresh networks, and those that everything is compared with.
+
+    Raises:
+        ValueError: there are fewer than four.
+    """
+    if len(held_out.ends) < 4:
+        raise ValueError(f"novelty needs at least 4 held-out runs, got {len(held_out.ends)}: harvest more runs")
+    half = len(held_out.ends) // 2
+
+    def part(rows: slice) -> RunSet:
+        own = {name: getattr(held_out, name)[rows] for name in ("starts", "ends", "end_metric")}
+        return RunSet(**{f.name: getattr(held_out, f.name) for f in fields(RunSet)} | own)
+
+    return part(slice(half)), part(slice(half, None))
+
+
+def row_figures(yardstick: Yardstick, found: Behaviour, apart: Spread) -> Figures:
+    """Sum up one set of networks."""
+    values = found.metrics[yardstick.bar.metric.name]
+    accurate = yardstick.bar.passed(values)
+    novel = found.distance > yardstick.novel_from
+    pair = yardstick.training_spread.matched.median()
+    usual = yardstick.training_spread
+
+    def over(distances: Tensor, reference: Tensor) -> Interval:
+        return bootstrap_mean(distances / reference.mean())
+
+    return Figures(
+        networks=len(found.params),
+        quality=bootstrap_mean(100 - values if yardstick.classifier else values),
+        nearest_run=bootstrap_median(found.distance),
+        nearest_run_relative=bootstrap_mean(found.distance / yardstick.novel_from),
+        copying_score=copying_interval(found.distance, yardstick.held_out.distance),
+        overlap_nearest=mean_or_none(found.overlap_nearest),
+        overlap_most=mean_or_none(found.overlap_most),
+        overlap_excess=excess(found),
+        accurate=share(accurate),
+        novel=share(novel),
+        accurate_and_novel=share(accurate & novel),
+        accurate_and_apart=share(accurate & (found.distance > pair)),
+        dispersion=over(apart.raw, usual.raw),
+        dispersion_matched=over(apart.matched, usual.matched),
+    )
+
+
+def share(which: Tensor) -> Interval:
+    """Share of networks with its bootstrap interval."""
+    return bootstrap_mean(which.double())
+
+
+def mean_or_none(values: Tensor | None) -> Interval | None:
+    """Mean of what was measured; None for less than two."""
+    return None if values is None or len(values) < 2 else bootstrap_mean(values)
+
+
+def excess(found: Behaviour) -> Interval | None:
+    """Mistakes in common beyond those of held-out runs of the same accuracy, of the networks that have such peers."""
+    if found.overlap_most is None or found.overlap_peers is None:
+        return None
+    gap = found.overlap_most - found.overlap_peers
+    return mean_or_none(gap[gap.isfinite()])
+
+
+def nearest_checkpoints(
+    runs: ReferenceRuns, yardstick: Yardstick, measured: dict[str, Behaviour]
+) -> dict[str, dict[str, Any]]:
+    """Median distance to the nearest of the runs' checkpoints, drawn at random from all steps."""
+    search = NearestNetworks(runs.training.checkpoints, yardstick.distance)
+    return {
+        name: {"checkpoints": len(runs.training.checkpoints)}
+        | asdict(bootstrap_median(search(measured[name].params).distance))
+        for name in (SAMPLES, FRESH)
+    }
+
+
+def novelty_table(rows: dict[str, Figures], yardstick: Yardstick, subject: Subject) -> Table:
+    """The figures that people read; the JSON has all of them."""
+    assert subject.runs is not None
+    quality = "test accuracy %" if yardstick.classifier else f"test {yardstick.bar.metric.name}"
+    columns: dict[str, tuple[str, int]] = {
+        quality: ("quality", 1),
+        "nearest run": ("nearest_run", 2),
+        "copying z": ("copying_score", 1),
+        "errors shared": ("overlap_most", 2),
+        "beyond peers": ("overlap_excess", 2),
+        "accurate and novel": ("accurate_and_novel", 2),
+        "dispersion raw": ("dispersion", 2),
+        "matched": ("dispersion_matched", 2),
+    }
+    if yardstick.classifier is None:
+        del columns["errors shared"], columns["beyond peers"]
+    title = (
+        f"One update for {rows[SAMPLES].networks} unseen inits against arithmetic on {len(subject.runs.training.ends)} "
+        f"training runs and {rows[FRESH].networks} freshly trained networks, test split"
+    )
+    cells = tuple((name, *(cell(getattr(row, key), n) for key, n in columns.values())) for name, row in rows.items())
+    return Table(title, ("networks", *columns), cells)
+
+
+def cell(value: Interval | None, digits: int) -> str:
+    """Mean and interval with some digits."""
+    if value is None:
+        return "-"
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def notes(yardstick: Yardstick, runs: ReferenceRuns) -> Iterator[str]:
+    """How to read the table."""
+    bar = yardstick.bar
+    yield (
+        f"Accurate: {bar.rule}, here {bar.metric.name} {bar.threshold:.3g} on the test split. Novel: farther from the "
+        f"nearest of {len(runs.training.ends)} training runs than the median training run is from its nearest other, "
+        f"here {yardstick.novel_from:.3g}; honest fresh networks are novel in about half of all cases."
+    )
+    yield (
+        "Distances are L2 of raw parameters after the best assignment of hidden units for every pair"
+        + ("." if yardstick.distance.exact else "; with several hidden layers a local optimum.")
+    )
+    yield (
+        "Copying z: Mann-Whitney test of distances to the training runs against held-out runs (Meehan et al. 2020); "
+        "below about -2 networks lie nearer to the training runs than held-out runs do."
+    )
+    if yardstick.classifier:
+        yield (
+            "Errors shared: wrong test examples in common with a training run over those of either, at its largest. "
+            "It rises with accuracy; beyond peers: minus that of held-out runs with as many mistakes."
+        )
+    yield "Dispersion: distance of two networks of the set over that of two training runs."
+
+
+def draw_distances(distances: dict[str, Tensor], novel_from: float, path: Path) -> None:
+    """Histograms of the distance to the nearest training run."""
+    figure, (axis,) = new_figure()
+    largest = 1.05 * max(values.max().item() for values in distances.values())
+    bins = torch.linspace(0, largest, 60).numpy()
+    styles = {TRAINING: {"color": GREY, "lw": 1.6}, SAMPLES: {"color": BLUE, "lw": 2.0}}
+    for number, (name, values) in enumerate(distances.items()):
+        style = styles.get(name, {"color": f"C{number}", "lw": 1.2})
+        axis.hist(values.numpy(), bins=bins, density=True, histtype="step", label=name, **style)
+    axis.axvline(novel_from, color=GREY, ls=":", lw=1, label="median between training runs")
+    axis.set(xlabel="distance to the nearest (other) training run", ylabel="density")
+    axis.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
