@@ -48,8 +48,8 @@ class Rival:
 
 RIVALS = {
     "SGD": Rival("sgd", 1e-2, 10.0),
-    "momentum": Rival("sgd", 1e-3, 3.2, momentum=0.9),
-    "Nesterov": Rival("nesterov", 1e-3, 3.2, momentum=0.9),
+    "momentum": Rival("sgd", 1e-3, 10.0, momentum=0.9),
+    "Nesterov": Rival("nesterov", 1e-3, 10.0, momentum=0.9),
     "Adam": Rival("adam", 1e-4, 1.0),
     "AdamW": Rival("adamw", 1e-4, 1.0, weight_decay=0.01),
     "RMSprop": Rival("rmsprop", 1e-4, 1.0),
