@@ -46,10 +46,16 @@ def test_quick_sections_of_a_policy_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["--quick", "--networks", "2", "--prompts", "2", "--num-inference-steps", "1"]
-    main(["--model", "cartpole-return", *small, "--sections", "latent_walk", "optimizers"])
+    small += ["--optimizer-steps", "2"]
+    main(["--model", "cartpole-return", *small, "--sections", "latent_walk", "optimizers", "population"])
     found = json.loads(Path("evaluation/report.json").read_text())
-    assert (found["metric"], list(found["sections"])) == ("return", ["latent_walk"])
+    assert (found["metric"], list(found["sections"])) == ("return", ["latent_walk", "population"])
     assert Path("evaluation/latent_walk.gif").is_file()
+    population = found["sections"]["population"]
+    assert population["iterations"] == [1, 2]
+    assert population["experience_per_iteration"] == 4 * 64
+    assert all(rate in (5e-4, 1.6e-3, 5e-3, 1.6e-2) for rate in [round(r, 6) for r in population["learning_rate"]])
+    assert [values["networks"] for values in population["test_return"]] == [2, 2]
     assert "optimizers: not for this model" in capsys.readouterr().out
 
 

@@ -40,8 +40,8 @@ class Arguments:
     task: str | None = None
     """The model's task where it is your own: path/to/file.py:Class or package.module:Class."""
     sections: tuple[str, ...] = ()
-    """Which sections: prompting, recursion, samples, inits, optimizers, novelty, start_use, landscape, latent_walk; all
-    where not given."""
+    """Which sections: prompting, recursion, samples, inits, optimizers, population, novelty, start_use, landscape,
+    latent_walk; all where not given."""
     quick: bool = False
     """A first look: 16 networks, 5 prompts, 100 steps of the optimizers, and no runs but those of --dataset."""
     networks: int | None = None
@@ -211,7 +211,7 @@ def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], 
             section = measure(replace(subject, progress=status.update))
         seconds[name] = round(time.perf_counter() - started, 1)
         if section is None:
-            output.print(f"{name}: not for this model")
+            output.print(f"\n{name}: not for this model, or not without its training runs")
             continue
         sections.append(section)
         print_section(section, output)
