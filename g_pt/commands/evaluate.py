@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from g_pt.report.section import Section, Subject
 
 
+WIDTH = 160  # of tables where no terminal says it
+
+
 @dataclass(frozen=True)
 class Arguments:
     """What to evaluate."""
@@ -198,7 +201,8 @@ def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], 
 
     from g_pt.report.contents import SECTIONS, load_section
 
-    output, errors = Console(highlight=False), Console(stderr=True)
+    width = None if sys.stdout.isatty() else WIDTH
+    output, errors = Console(highlight=False, width=width), Console(stderr=True)
     sections, seconds = [], {}
     for name in arguments.sections or SECTIONS:
         measure = load_section(name)
