@@ -224,16 +224,17 @@ def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], 
 
 def print_section(section: Section, console: Any) -> None:
     """Its tables, for people."""
+    from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"\n[bold]{section.title}[/bold]")
+    console.print(f"\n[bold]{escape(section.title)}[/bold]")
     for table in section.tables:
-        shown = Table(*table.columns, title=table.title, title_justify="left")
+        shown = Table(*map(escape, table.columns), title=escape(table.title), title_justify="left")
         for row in table.rows:
-            shown.add_row(*row)
+            shown.add_row(*map(escape, row))
         console.print(shown)
     for note in section.notes:
-        console.print(note, style="dim")
+        console.print(escape(note), style="dim")
 
 
 def lead_of(arguments: Arguments, pipeline: ParameterUpdatePipeline, seconds: float) -> str:

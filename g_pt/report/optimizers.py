@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.evaluation import bootstrap_mean, bootstrap_median, first_reached, summary
+from g_pt.evaluation import bootstrap_mean, bootstrap_median, finite, first_reached, summary
 from g_pt.metrics import Metric
 from g_pt.report.best_prompt import best_prompt
 from g_pt.report.section import Section, Subject, Table
@@ -246,19 +246,9 @@ def course_facts(course: Course, reached: Tensor, name: str) -> dict[str, Any]:
             "share_that_reaches_it": reached.isfinite().double().mean().item(),
             "per_network": [finite(value) for value in reached.tolist()],
         },
-        f"test_{name}": [finite_summary(values) for values in course.test[name].T],
+        f"test_{name}": [summary(values) for values in course.test[name].T],
         **{f"test_{n}_mean": [finite(v) for v in values.mean(dim=0).tolist()] for n, values in course.test.items()},
     }
-
-
-def finite_summary(values: Tensor) -> dict[str, Any]:
-    """`summary`, with None for what is not finite."""
-    return {key: finite(value) for key, value in summary(values).items()}
-
-
-def finite(value: float) -> float | None:
-    """JSON knows no infinity: None."""
-    return value if abs(value) < float("inf") else None
 
 
 def curve_table(

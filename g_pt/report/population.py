@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from g_pt.config_files import merge
-from g_pt.evaluation import bootstrap_mean, bootstrap_median, first_reached, summary
+from g_pt.evaluation import bootstrap_mean, bootstrap_median, finite, first_reached, summary
 from g_pt.metrics import Metric
 from g_pt.report.best_prompt import best_prompt
-from g_pt.report.optimizers import finite, measured_steps
+from g_pt.report.optimizers import measured_steps
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import PopulationTask
 from g_pt.tasks.ppo_config import PPOConfig
