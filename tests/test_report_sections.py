@@ -14,7 +14,7 @@ from g_pt.report.document import report_json, write_document
 from g_pt.report.inits import measure_inits
 from g_pt.report.landscape import measure_landscape, plane
 from g_pt.report.latent_walk import measure_latent_walk
-from g_pt.report.optimizers import RIVALS, Rival, measure_optimizers, measured_steps, tune
+from g_pt.report.optimizers import RIVALS, Rival, follow_rates, measure_optimizers, measured_steps, tune
 from g_pt.report.prompting import measure_prompting
 from g_pt.report.recursion import measure_recursion
 from g_pt.report.samples import measure_samples
@@ -118,14 +118,28 @@ def test_a_diverging_rate_is_never_chosen() -> None:
     rates = torch.tensor([0.1, 1.0, 1e30])
     starts = Bowl().init(4, torch.Generator().manual_seed(0))
     rule = GradientRule(Bowl(), "SGD", "sgd", 0.0, batch_size=8)
-    assert tune(rule, rates, starts, [1, 5], Bowl.metrics["loss"], torch.Generator()).tolist() == [1, 1]
+    orders = lambda order: torch.Generator().manual_seed(order)  # noqa: E731
+    assert tune(rule, rates, starts, [1, 5], Bowl.metrics["loss"], orders).tolist() == [1, 1]
+
+
+def test_rates_and_starts_are_kept_apart_in_every_order_of_the_batches() -> None:
+    starts, rates = Bowl().init(9, torch.Generator().manual_seed(0)), torch.tensor([0.0, 0.5])
+    rule = GradientRule(Bowl(), "SGD", "sgd", 0.0, batch_size=8)
+    seeds: list[int] = []
+    orders = lambda order: (seeds.append(order), torch.Generator())[1]  # noqa: E731
+    found = follow_rates(rule, rates, starts, [1, 2], "test", orders)["loss"]  # (2, 9, 2)
+    before = Bowl().evaluate(starts)["loss"]
+    torch.testing.assert_close(found[0], before[:, None].expand(9, 2))
+    torch.testing.assert_close(found[1], before[:, None] * torch.tensor([0.25, 0.0625]))
+    assert seeds == list(range(len(seeds)))
+    assert len(seeds) > 1
 
 
 def test_grids_and_numbers_of_steps() -> None:
     assert Rival("sgd", 0.01, 10.0).rates.tolist()[::3] == pytest.approx([0.01, 0.1, 1, 10])
     assert all(1.0 in [round(r, 6) for r in rival.rates.tolist()] for rival in RIVALS.values())
     assert measured_steps(1) == [1]
-    assert measured_steps(100) == [1, 2, 3, 5, 7, 10, 15, 22, 32, 46, 68, 100]
+    assert measured_steps(32) == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 26, 32]
     assert measured_steps(12)[-1] == 12
 
 
