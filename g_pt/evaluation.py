@@ -5,6 +5,7 @@ B = networks, K = prompts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -123,7 +124,12 @@ def bootstrap(
 
 def summary(values: Tensor) -> dict[str, Any]:
     """Mean and interval of one value per network (B,), and the number of networks, as JSON."""
-    return {**asdict(bootstrap_mean(values)), "networks": len(values)}
+    return {**{key: finite(value) for key, value in asdict(bootstrap_mean(values)).items()}, "networks": len(values)}
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where JSON has no number for it."""
+    return value if math.isfinite(value) else None
 
 
 def first_reached(curves: Tensor, steps: Sequence[int], wanted: Tensor, metric: Metric) -> Tensor:

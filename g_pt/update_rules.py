@@ -15,6 +15,7 @@ from torch import Tensor
 from g_pt.mini_batches import mini_batches
 from g_pt.optimizers import make_optimizer, writable
 from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.seeds import seeded_global_generator
 from g_pt.tasks.base import TrainableTask
 
 
@@ -98,7 +99,8 @@ class GradientRule:
             make_optimizer(self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay) for _ in trained
         ]
         for examples in mini_batches(task.num_examples, min(self.batch_size, task.num_examples), generator):
-            with torch.enable_grad():
+            seed = int(torch.randint(2**63 - 1, (), generator=generator))
+            with torch.enable_grad(), seeded_global_generator(seed):  # dropout draws from it
                 losses = task.training_losses(tensors, examples, generator)
                 grads = torch.autograd.grad(losses.sum(), trained, allow_unused=True)  # no parameter is shared
             for optimizer, tensor, grad in zip(optimizers, trained, writable(grads, task), strict=True):

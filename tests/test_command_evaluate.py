@@ -16,6 +16,10 @@ def test_it_prints_draws_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtur
             "4",
             "--num-inference-steps",
             "5",
+            "--sections",
+            "prompting",
+            "--out",
+            str(tmp_path / "out"),
             "--json",
             str(report),
             "--figure",
@@ -30,6 +34,29 @@ def test_it_prints_draws_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     assert "8 unseen inits" in said
     assert f"{found['prompt_alignment']['attainable']['mean']:.3f}" in said
+    document = (tmp_path / "out" / "report.md").read_text()
+    assert document.startswith("# digits-loss on digits")
+    assert "from 10800 runs" in document
+    assert (tmp_path / "out" / "prompting.png").read_bytes() == figure.read_bytes()
+    assert found["sections"] == {}
+
+
+def test_quick_sections_of_a_policy_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--quick", "--networks", "2", "--prompts", "2", "--num-inference-steps", "1"]
+    small += ["--optimizer-steps", "2"]
+    main(["--model", "cartpole-return", *small, "--sections", "latent_walk", "optimizers", "population"])
+    found = json.loads(Path("evaluation/report.json").read_text())
+    assert (found["metric"], list(found["sections"])) == ("return", ["latent_walk", "population"])
+    assert Path("evaluation/latent_walk.gif").is_file()
+    population = found["sections"]["population"]
+    assert population["iterations"] == [1, 2]
+    assert population["experience_per_iteration"] == 4 * 64
+    assert all(rate in (5e-4, 1.6e-3, 5e-3, 1.6e-2) for rate in [round(r, 6) for r in population["learning_rate"]])
+    assert [values["networks"] for values in population["test_return"]] == [2, 2]
+    assert "optimizers: not for this model" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -39,6 +66,9 @@ def test_it_prints_draws_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--networks", "1"], "at least 2 networks"),
         (["--figure", "curve.svg"], "--figure must end in .png"),
         (["--json", "."], "is a folder"),
+        (["--dataset", "nowhere"], "there is none at nowhere"),
+        (["--sections", "prompts"], "there is no section 'prompts'"),
+        (["--bundled", "--json", "a.json"], "--bundled evaluates several models"),
         (["--prompts", "many"], "--prompts"),
     ],
 )

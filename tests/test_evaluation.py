@@ -143,3 +143,7 @@ def test_a_summary_counts_its_networks():
     found = summary(torch.tensor([1.0, 3.0, 2.0]))
     assert (found["mean"], found["networks"]) == (2, 3)
     assert found["low"] < 2 < found["high"]
+
+
+def test_a_summary_of_what_diverged_is_json():
+    assert summary(torch.tensor([1.0, torch.nan])) == {"mean": None, "low": None, "high": None, "networks": 2}

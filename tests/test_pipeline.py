@@ -36,6 +36,15 @@ def test_the_seed_decides(random_pipeline, starts):
     assert (first - starts).abs().mean() > 1e-3
 
 
+def test_given_latents_take_the_place_of_the_generator(random_pipeline, starts):
+    latents = torch.randn(starts.shape, generator=torch.Generator().manual_seed(3))
+    own = sample(random_pipeline, starts, seed=3)
+    assert torch.equal(sample(random_pipeline, starts, seed=8, latents=latents), own)
+    assert not torch.equal(sample(random_pipeline, starts, seed=3, latents=-latents), own)
+    with pytest.raises(ValueError, match=r"latents must be \(3, .*got \(2,"):
+        random_pipeline(starts, 0.5, latents=latents[:2])
+
+
 def test_the_prompt_the_start_and_its_metric_decide_too(random_pipeline, starts):
     result = sample(random_pipeline, starts)
     assert not torch.allclose(sample(random_pipeline, starts, prompt=2.0), result, atol=1e-5)

@@ -52,16 +52,15 @@ def test_a_return_is_prompted_and_measured_and_filmed(policies, capsys):
 
 
 def test_the_report_puts_higher_returns_first_and_says_how_they_were_measured(policies, capsys):
-    evaluate.main(
-        ["--model", policies, "--networks", "3", "--prompts", "3", "--num-inference-steps", "1", "--json", "r.json"]
-    )
+    small = ["--networks", "3", "--prompts", "3", "--num-inference-steps", "1", "--sections", "prompting"]
+    evaluate.main(["--model", policies, *small, "--json", "r.json"])
     report = json.loads(Path("r.json").read_text())
     assert report["prompt_alignment"]["attainable"]["range"] == [400, 10]
     assert report["prompt_alignment"]["full"]["range"] == [500, 8]
     assert report["measurement"]["episodes"] == 3
     assert report["measurement"]["simulator"] == "gymnasium"
     assert "3 episodes per policy and prompt in CartPole-v1 (gymnasium)" in " ".join(capsys.readouterr().out.split())
-    assert Path("prompt_curve.png").is_file()
+    assert Path("evaluation/prompting.png").is_file()
 
 
 @pytest.mark.parametrize(

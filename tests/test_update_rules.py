@@ -5,10 +5,12 @@ from itertools import islice, pairwise
 import pytest
 import torch
 from builders import build_pipeline, randomise
+from torch import nn
 
 from g_pt.mini_batches import mini_batches
 from g_pt.report.optimizers import RIVALS
 from g_pt.tasks import get_task
+from g_pt.tasks.supervised import SupervisedTask
 from g_pt.update_rules import GradientRule, PromptRule, UpdateRule
 
 TASK = get_task("digits")
@@ -94,3 +96,21 @@ def test_a_prompt_rule_feeds_its_update_back() -> None:
     first = rule.pipeline(starts, 0.5, num_inference_steps=2, generator=seeded).params
     second = rule.pipeline(first, 0.5, num_inference_steps=2, generator=seeded).params
     assert torch.equal(follow(rule, starts)[1], second)
+
+
+def test_dropout_follows_the_generator_and_leaves_the_global_one_alone() -> None:
+    class Dropping(type(TASK)):
+        forward = SupervisedTask.forward  # the task's own knows no dropout
+
+        def network(self) -> nn.Module:
+            return nn.Sequential(nn.Linear(64, 4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 10))
+
+        init = SupervisedTask.init
+
+    task = Dropping()
+    rule, starts = GradientRule(task, "SGD", "sgd", 0.1), task.init(2, torch.Generator().manual_seed(0))
+    before = torch.random.get_rng_state()
+    first = follow(rule, starts)[-1]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(follow(rule, starts)[-1], first)

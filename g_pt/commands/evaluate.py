@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from g_pt.report.section import Section, Subject
 
 
+WIDTH = 160  # of tables where no terminal says it
+
+
 @dataclass(frozen=True)
 class Arguments:
     """What to evaluate."""
@@ -39,8 +42,8 @@ class Arguments:
     task: str | None = None
     """The model's task where it is your own: path/to/file.py:Class or package.module:Class."""
     sections: tuple[str, ...] = ()
-    """Which sections: prompting, recursion, samples, inits, optimizers, novelty, start_use, landscape, latent_walk; all
-    where not given."""
+    """Which sections: prompting, recursion, samples, inits, optimizers, population, novelty, start_use, landscape,
+    latent_walk; all where not given."""
     quick: bool = False
     """A first look: 16 networks, 5 prompts, 100 steps of the optimizers, and no runs but those of --dataset."""
     networks: int | None = None
@@ -197,7 +200,8 @@ def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], 
 
     from g_pt.report.contents import SECTIONS, load_section
 
-    output, errors = Console(highlight=False), Console(stderr=True)
+    width = None if sys.stdout.isatty() else WIDTH
+    output, errors = Console(highlight=False, width=width), Console(stderr=True)
     sections, seconds = [], {}
     for name in arguments.sections or SECTIONS:
         measure = load_section(name)
@@ -210,7 +214,7 @@ def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], 
             section = measure(replace(subject, progress=status.update))
         seconds[name] = round(time.perf_counter() - started, 1)
         if section is None:
-            output.print(f"{name}: not for this model")
+            output.print(f"\n{name}: not for this model, or not without its training runs")
             continue
         sections.append(section)
         print_section(section, output)
@@ -219,16 +223,17 @@ def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], 
 
 def print_section(section: Section, console: Any) -> None:
     """Its tables, for people."""
+    from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"\n[bold]{section.title}[/bold]")
+    console.print(f"\n[bold]{escape(section.title)}[/bold]")
     for table in section.tables:
-        shown = Table(*table.columns, title=table.title, title_justify="left")
+        shown = Table(*map(escape, table.columns), title=escape(table.title), title_justify="left")
         for row in table.rows:
-            shown.add_row(*row)
+            shown.add_row(*map(escape, row))
         console.print(shown)
     for note in section.notes:
-        console.print(note, style="dim")
+        console.print(escape(note), style="dim")
 
 
 def lead_of(arguments: Arguments, pipeline: ParameterUpdatePipeline, seconds: float) -> str:

@@ -5,7 +5,6 @@ F = frames, U = units of the first layer.
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
@@ -55,6 +54,7 @@ def save_latent_walk(weights: Tensor, achieved: Tensor, path: Path, metric: Metr
     limit = float(np.nanquantile(np.abs(pictures), 0.995))
     figure, (left, right) = new_figure(2)
     figure.set_size_inches(8.4, 3.9)
+    figure.set_dpi(DPI)
     left.grid(visible=False)
     left.set_axis_off()
     image = left.imshow(
@@ -63,16 +63,18 @@ def save_latent_walk(weights: Tensor, achieved: Tensor, path: Path, metric: Metr
     left.set_title(f"{name}, {weights.shape[1]} units", fontsize=10)
     right.plot(values, color=BLUE, lw=1.3)
     (dot,) = right.plot([0], [values[0]], "o", color=ORANGE)
-    room = 0.5 * (values.max() - values.min()) + 1e-9
+    room = max(0.5 * float(values.max() - values.min()), 0.02 * float(np.abs(values).max()), 1e-6)
     right.set(xlabel="frame of the walk", ylabel=f"{metric.name} ({metric.unit}), test split")
     right.set_ylim(values.min() - room, values.max() + room)
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # as it is: to lay out every frame anew takes most of the time
     frames = []
     for k, picture in enumerate(pictures):
         image.set_data(picture)
         dot.set_data([k], [values[k]])
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI)
-        frames.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
+        figure.canvas.draw()
+        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+        frames.append(Image.fromarray(pixels).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
     with atomic_path(path) as temporary:
         frames[0].save(
             temporary,

@@ -6,27 +6,28 @@ B = networks, L = learning rates, S = numbers of steps at which networks are mea
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from g_pt.evaluation import bootstrap_mean, bootstrap_median, first_reached, summary
+from g_pt.evaluation import bootstrap_mean, bootstrap_median, finite, first_reached, summary
 from g_pt.metrics import Metric
 from g_pt.report.best_prompt import best_prompt
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import Split, Task, TrainableTask
 from g_pt.update_rules import GradientRule, PromptRule, UpdateRule
 
-NUM_NETWORKS, TUNING_NETWORKS = 64, 16
-RATES_PER_DECADE, STEPS_PER_DECADE = 3, 6
-TIMED_STEPS = 10
+NUM_NETWORKS, TUNING_NETWORKS, NUM_ORDERS = 64, 16, 4
+RATES_PER_DECADE, STEPS_PER_DECADE = 3, 12
+TIMED_STEPS, TIMED_UPDATES = 20, 3
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Rival:
 
 RIVALS = {
     "SGD": Rival("sgd", 1e-2, 10.0),
-    "momentum": Rival("sgd", 1e-3, 3.2, momentum=0.9),
-    "Nesterov": Rival("nesterov", 1e-3, 3.2, momentum=0.9),
+    "momentum": Rival("sgd", 1e-3, 10.0, momentum=0.9),
+    "Nesterov": Rival("nesterov", 1e-3, 10.0, momentum=0.9),
     "Adam": Rival("adam", 1e-4, 1.0),
     "AdamW": Rival("adamw", 1e-4, 1.0, weight_decay=0.01),
     "RMSprop": Rival("rmsprop", 1e-4, 1.0),
@@ -118,13 +119,37 @@ def follow_rule(
     return {name: torch.stack([m[name].cpu() for m in measured], dim=1) for name in measured[0]}
 
 
+def follow_rates(
+    rule: GradientRule,
+    rates: Tensor,
+    starts: Tensor,
+    steps: Sequence[int],
+    split: Split,
+    generator: Callable[[int], torch.Generator],
+) -> dict[str, Tensor]:
+    """`follow_rule` for every rate (L,) on every start (B, P): `{metric: (L, B, S)}`.
+
+    Networks that share their mini-batches share the noise of the last ones too: the starts are divided among several
+    orders of the mini-batches, each with a generator of its own.
+    """
+    measured = []
+    for order, some in enumerate(starts.chunk(NUM_ORDERS)):
+        grid = replace(rule, learning_rate=rates.repeat_interleave(len(some)))
+        found = follow_rule(grid, rule.task, some.repeat(len(rates), 1), steps, split, generator(order))
+        measured.append({name: values.view(len(rates), len(some), -1) for name, values in found.items()})
+    return {name: torch.cat([m[name] for m in measured], dim=1) for name in measured[0]}
+
+
 def tune(
-    rule: GradientRule, rates: Tensor, starts: Tensor, steps: Sequence[int], metric: Metric, generator: torch.Generator
+    rule: GradientRule,
+    rates: Tensor,
+    starts: Tensor,
+    steps: Sequence[int],
+    metric: Metric,
+    generator: Callable[[int], torch.Generator],
 ) -> Tensor:
     """Index of the rate (L,) with the best mean validation metric over starts (B, P), per number of steps: (S,)."""
-    grid = replace(rule, learning_rate=rates.repeat_interleave(len(starts)))
-    measured = follow_rule(grid, rule.task, starts.repeat(len(rates), 1), steps, "validation", generator)
-    values = measured[metric.name].view(len(rates), len(starts), -1).mean(dim=1)  # (L, S)
+    values = follow_rates(rule, rates, starts, steps, "validation", generator)[metric.name].mean(dim=1)  # (L, S)
     worst = torch.inf if metric.minimize else -torch.inf
     return metric.argbest(values.nan_to_num(worst, worst, worst).T)
 
@@ -133,25 +158,26 @@ def run_rival(rival: Rival, rule: GradientRule, subject: Subject, starts: Tensor
     """Tune on networks of its own, then run on the starts (B, P), raw."""
     key, rates, task = f"optimizers/{rule.name}", rival.rates, rule.task
     others = task.init(TUNING_NETWORKS, subject.generator("optimizers/tuning networks"))
-    best = tune(rule, rates, others, steps, subject.metric, subject.generator(f"{key}/tuning"))
+    tuning, testing = (lambda k, part=part: subject.generator(f"{key}/{part}/{k}") for part in ("tuning", "test"))
+    best = tune(rule, rates, others, steps, subject.metric, tuning)
     chosen, place = best.unique(return_inverse=True)
     # every chosen rate goes all the way; what counts after S steps is the rate chosen for S steps
-    stacked = replace(rule, learning_rate=rates[chosen].repeat_interleave(len(starts)))
-    repeated = starts.repeat(len(chosen), 1)
-    measured = follow_rule(stacked, task, repeated, steps, "test", subject.generator(f"{key}/test"))
-    test = {
-        name: values.view(len(chosen), len(starts), -1)[place, :, torch.arange(len(steps))].T
-        for name, values in measured.items()
-    }
+    measured = follow_rates(rule, rates[chosen], starts, steps, "test", testing)
+    test = {name: values[place, :, torch.arange(len(steps))].T for name, values in measured.items()}
     single = replace(rule, learning_rate=rates[best[-1]].item())
-    updates = single.updates(starts, subject.generator(f"{key}/time"))
-    next(updates)
-    started = time.perf_counter()
-    for _ in islice(updates, TIMED_STEPS):
-        pass
-    seconds = (time.perf_counter() - started) / TIMED_STEPS
+    seconds = seconds_per_update(single, starts, TIMED_STEPS, subject.generator(f"{key}/time"))
     at_edge = bool(((best == 0) | (best == len(rates) - 1)).any())
     return Course(rates[best], test, at_edge, seconds)
+
+
+def seconds_per_update(rule: UpdateRule, starts: Tensor, num: int, generator: torch.Generator) -> float:
+    """Median time of an update of all networks (B, P) at once; the first one, which is slower, does not count."""
+    updates = rule.updates(starts, generator)
+    next(updates)
+    moments = [time.perf_counter()]
+    for _ in islice(updates, num):
+        moments.append(time.perf_counter())
+    return statistics.median(after - before for before, after in pairwise(moments))
 
 
 def measure_optimizers(subject: Subject) -> Section | None:
@@ -167,10 +193,8 @@ def measure_optimizers(subject: Subject) -> Section | None:
     starts = task.init(min(subject.num_networks, NUM_NETWORKS), generator)
     prompt = best_prompt(subject, subject.generator("best prompt"))
     rule = PromptRule(subject.pipeline, prompt, subject.num_inference_steps)
-    next(rule.updates(starts, generator))  # warms up, for the time
-    started = time.perf_counter()
     updated = next(rule.updates(starts, generator))
-    seconds = time.perf_counter() - started
+    seconds = seconds_per_update(rule, starts, TIMED_UPDATES, generator)
     one_update = {name: values.cpu() for name, values in task.evaluate(updated, "test").items()}
     before = {name: values.cpu() for name, values in task.evaluate(starts, "test").items()}
 
@@ -198,7 +222,8 @@ def make_section(
     reached = {n: first_reached(c.test[metric.name], steps, wanted, metric) for n, c in courses.items()}
     notes = [
         f"Learning rates are constant, and tuned on the validation split with {TUNING_NETWORKS} other networks for "
-        f"each number of steps on its own, {RATES_PER_DECADE} per decade; mini-batches of {batch_size}. A number of "
+        f"each number of steps on its own, {RATES_PER_DECADE} per decade; mini-batches of {batch_size} in {NUM_ORDERS} "
+        f"orders. A number of "
         f"steps is the first of {len(steps)} measured ones, {STEPS_PER_DECADE} per decade.",
         f"One update takes {update.sampling_steps} forward passes of the model for each network, one measurement on "
         f"the validation split and no gradient: {update.seconds:.2f} s for all {num} networks.",
@@ -246,19 +271,9 @@ def course_facts(course: Course, reached: Tensor, name: str) -> dict[str, Any]:
             "share_that_reaches_it": reached.isfinite().double().mean().item(),
             "per_network": [finite(value) for value in reached.tolist()],
         },
-        f"test_{name}": [finite_summary(values) for values in course.test[name].T],
+        f"test_{name}": [summary(values) for values in course.test[name].T],
         **{f"test_{n}_mean": [finite(v) for v in values.mean(dim=0).tolist()] for n, values in course.test.items()},
     }
-
-
-def finite_summary(values: Tensor) -> dict[str, Any]:
-    """`summary`, with None for what is not finite."""
-    return {key: finite(value) for key, value in summary(values).items()}
-
-
-def finite(value: float) -> float | None:
-    """JSON knows no infinity: None."""
-    return value if abs(value) < float("inf") else None
 
 
 def curve_table(

@@ -33,7 +33,7 @@ def save_optimizer_curves(
     axis.set(xscale="log", xlabel="steps", ylabel=f"{metric.name} ({metric.unit}), test split")
     if metric.transform == "log":
         axis.set_yscale("log")
-    axis.set_title(f"{len(one_update)} unseen inits, learning rates tuned for each number of steps", fontsize=10)
+    axis.set_title(f"{len(one_update)} unseen inits, rates tuned for each number of steps", fontsize=10)
     axis.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 
