@@ -138,7 +138,7 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         start, prompt = self.metric.embedded(starting_metric), self.metric.embedded(prompted_metric)
         time = timesteps.to(start.dtype) / self.config.num_train_timesteps
         values = (time, start, prompt, prompt - start)
-        scalars = embed_scalars(list(self.scalars), values)  # (B, 4, W)
+        scalars = embed_scalars(self.scalars, values)  # (B, 4, W)
         units, edges = self.tokens.encode(x_t, x_start)  # [(B, U, W)], [(B, R, C, E)]
         groups = [*units, scalars + self.scalar_kinds]  # units, chunks and the four scalars
         sizes = [group.shape[1] for group in groups]
