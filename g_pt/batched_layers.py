@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def apply_linears(layers: Iterable[nn.Linear], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Each layer to its own input, (..., in) to (..., out); those of equal shapes are one batched product.
+def apply_linears(layers: Iterable[nn.Module], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Each `nn.Linear` to its own input, (..., in) to (..., out); those of equal shapes are one batched product.
 
     The weights stay with their layers, under their own names, and are stacked here: that copies weights, which are
     few beside activations, and saves a loop of small products over tokens.
     """
-    layers = list(layers)
+    linears: list[Any] = list(layers)  # what an nn.ModuleList holds has no type
     outputs = list(inputs)
-    for members in alike(layers, inputs):
+    for members in alike(linears, inputs):
         if len(members) == 1:
-            outputs[members[0]] = layers[members[0]](inputs[members[0]])
+            outputs[members[0]] = linears[members[0]](inputs[members[0]])
             continue
-        weights = torch.stack([layers[i].weight for i in members]).transpose(1, 2)  # (G, in, out)
-        biases = torch.stack([layers[i].bias for i in members])[:, None]  # (G, 1, out)
+        weights = torch.stack([linears[i].weight for i in members]).transpose(1, 2)  # (G, in, out)
+        biases = torch.stack([linears[i].bias for i in members])[:, None]  # (G, 1, out)
         rows = torch.stack([inputs[i].flatten(0, -2) for i in members])  # (G, N, in)
         products = torch.baddbmm(biases, rows, weights)  # (G, N, out)
         for i, product in zip(members, products, strict=True):

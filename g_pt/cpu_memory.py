@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
 
     As it comes, glibc gives every large tensor pages of its own and returns them when the tensor is freed, and the
     system clears pages when they are first written to: 50,000 page faults in each step of
-    `benchmarks/training_step.py`, which takes a sixth longer so (--memory-as-it-comes). Kept is as much as the program
+    `benchmarks/training_step.py`, an eighth of its time (--memory-as-it-comes). Kept is as much as the program
     has needed at once. Other systems and other allocators are left alone.
     """
     if not sys.platform.startswith("linux"):

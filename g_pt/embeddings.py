@@ -5,7 +5,8 @@ B = batch, F = frequencies, W = width of the transformer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ class ScalarEmbedding(nn.Module):
         return embedded
 
 
-def embed_scalars(embeddings: Sequence[ScalarEmbedding], scalars: Sequence[Tensor]) -> Tensor:
-    """Several scalars (B,), each by its own embedding, as one batched product: (B, scalars, W)."""
-    features = [embedding.features(scalar) for embedding, scalar in zip(embeddings, scalars, strict=True)]
-    return torch.stack(apply_linears([embedding.project for embedding in embeddings], features), dim=1)
+def embed_scalars(embeddings: Iterable[nn.Module], scalars: Sequence[Tensor]) -> Tensor:
+    """Several scalars (B,), each by its own `ScalarEmbedding`, as one batched product: (B, scalars, W)."""
+    own: list[Any] = list(embeddings)  # what an nn.ModuleList holds has no type
+    features = [embedding.features(scalar) for embedding, scalar in zip(own, scalars, strict=True)]
+    return torch.stack(apply_linears([embedding.project for embedding in own], features), dim=1)

@@ -29,8 +29,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, (B, H, S, d) each; eq. 1 of Vaswani et al. 2017."""
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)
-    # On the CPU the fused kernel's backward takes 6 times as long at 21 tokens in bf16 (torch 2.13:
-    # 48 ms against 7 ms for 256 networks and 4 heads of 32).
+    # On the CPU the fused kernel takes 9.6 times as long at 21 tokens in bf16, forward and backward, and 2.3 times at
+    # 340 (torch 2.13, benchmarks/attention_speed.py).
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, S, S)
     # half precision is too coarse for a sum of exponentials; float64 stays float64
     return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype) @ v
@@ -138,7 +138,7 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         start, prompt = self.metric.embedded(starting_metric), self.metric.embedded(prompted_metric)
         time = timesteps.to(start.dtype) / self.config.num_train_timesteps
         values = (time, start, prompt, prompt - start)
-        scalars = embed_scalars(list(self.scalars), values)  # (B, 4, W)
+        scalars = embed_scalars(self.scalars, values)  # (B, 4, W)
         units, edges = self.tokens.encode(x_t, x_start)  # [(B, U, W)], [(B, R, C, E)]
         groups = [*units, scalars + self.scalar_kinds]  # units, chunks and the four scalars
         sizes = [group.shape[1] for group in groups]
