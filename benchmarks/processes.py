@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from typing import Any
 
 from g_pt.atomic_files import write_json
 
+ROOT = Path(__file__).parent.parent
+PROGRAM = ROOT / "train" / "train_g_pt.py"
 TIMES_FILE = "times.json"
 
 
@@ -51,7 +54,6 @@ def main() -> None:
 def train_timed(flags: list[str], path: Path) -> None:
     """Train, and note when each step has ended; run by every process of a trial."""
     from g_pt.training.log import TrainingLog
-    from train.train_g_pt import main as train
 
     ends: list[float] = []
     note_step = TrainingLog.step
@@ -61,7 +63,8 @@ def train_timed(flags: list[str], path: Path) -> None:
         ends.append(time.perf_counter())
 
     TrainingLog.step = step  # type: ignore[method-assign]
-    train(flags)
+    sys.argv = [str(PROGRAM), *flags]
+    runpy.run_path(str(PROGRAM), run_name="__main__")
     if os.environ.get("RANK", "0") == "0":
         write_json(path, {"seconds": ends[-1] - ends[0], "steps": len(ends) - 1})
 
@@ -86,8 +89,7 @@ def measure(counts: list[int], num_rounds: int, flags: list[str]) -> dict[str, A
 
 def launch(count: int, flags: list[str], times: Path) -> None:
     """One trial."""
-    root = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
     command = [sys.executable, *launcher, str(Path(__file__)), "--dataset", ".", "--time-into", str(times), "--"]
     done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True)

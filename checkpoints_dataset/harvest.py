@@ -63,9 +63,9 @@ def harvest(
     )
     with ExitStack() as stack:
         missing = agreed_shards(team, folder, header, stack)
-        if progress is not None:
-            shards = set(range(config.num_shards)) - set(missing)
-            progress(sum(len(runs_of(config, shard)) for shard in shards) * config.num_steps)
+        finished = set(range(config.num_shards)) - set(missing)
+        if progress is not None and finished:
+            progress(sum(len(runs_of(config, shard)) for shard in finished) * config.num_steps)
         writer = DatasetWriter(folder, header, clean=False)
         left_out = write_shards(writer, task, config, team.part(missing), progress_of_all(progress, team))
         team.wait()  # the first process holds the lock for all

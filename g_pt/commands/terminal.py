@@ -46,7 +46,7 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def let_the_first_process_speak(seconds: float = 3.0) -> None:
+def let_the_first_process_speak(seconds: float = 10.0) -> None:
     """Wait in other processes than the first: where all have met the same error, the launcher ends them meanwhile."""
     if not is_first_process():
         time.sleep(seconds)

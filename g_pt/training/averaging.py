@@ -66,6 +66,6 @@ def local_weights(model: nn.Module) -> list[Tensor]:
         if isinstance(module, FSDPModule):
             module.reshard()  # after a forward without a backward it still has whole weights, soon out of date
     return [
-        p.detach().to_local().requires_grad_(p.requires_grad) if isinstance(p, DTensor) else p
+        p.to_local().detach().requires_grad_(p.requires_grad) if isinstance(p, DTensor) else p
         for p in model.parameters()
     ]
