@@ -98,7 +98,10 @@ def prompt_figure(history: History, name: str) -> Figure:
         )  # fmt: skip
     if metric.transform != "identity" and low > 0:
         axis.set(xscale="log", yscale="log")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_formatter("{x:g}")  # 0.1, not a power of ten
     axis.set(xlabel=f"prompted {metric.name} ({metric.unit})", ylabel=f"achieved {metric.name}, test split")
+    axis.set_title("prompted against achieved, every sample so far")
     axis.legend(frameon=False, loc="upper left")
     return figure
 
@@ -107,7 +110,8 @@ def answers_figure(outcome: Outcome) -> Figure | None:
     """Test images with what the network answers, before and after; wrong answers in orange."""
     if outcome.images is None or outcome.answers is None or outcome.labels is None:
         return None
-    figure = Figure(figsize=(1.05 * len(outcome.images), 3.3), dpi=120, layout="constrained")
+    figure = Figure(figsize=(1.05 * len(outcome.images), 3.6), dpi=120, layout="constrained")
+    figure.suptitle("answers on test images (blue: right, orange: wrong)")
     grid = figure.subplots(2, len(outcome.images))
     for row, title in enumerate(("before", "after")):
         for axis, image, label, answer in zip(
@@ -187,8 +191,8 @@ def build_page(models: list[str]) -> Any:
                 samples = gr.Slider(1, 16, value=8, step=1, label="samples of the update")
                 seed = gr.Number(0, precision=0, label="seed of the fresh network")
                 figures = gr.Markdown(elem_id="figures")
-            curve = gr.Plot(label="prompted against achieved", elem_id="curve", scale=1)
-        answers = gr.Plot(label="answers on test images (blue: right, orange: wrong)", elem_id="answers")
+            curve = gr.Plot(show_label=False, elem_id="curve", scale=1)
+        answers = gr.Plot(show_label=False, elem_id="answers")
         history = gr.State([])
         inputs, outputs = [model, prompt, seed, samples, history], [figures, curve, answers, history]
         gr.on([page.load, prompt.release, samples.release, seed.submit], show, inputs, outputs, show_progress="minimal")
