@@ -20,9 +20,7 @@ class RecorderCallback(TrainerCallback):
     before training, where sampling starts. A training that ends by an exception leaves no run.
     """
 
-    def __init__(
-        self, recorder: CheckpointRecorder, metrics: Mapping[str, str] | None = None, **metadata: Any
-    ) -> None:
+    def __init__(self, recorder: CheckpointRecorder, metrics: Mapping[str, str] | None = None, **metadata: Any) -> None:
         """Record with a recorder.
 
         Args:

@@ -141,7 +141,11 @@ def field_docs(kind: type) -> dict[str, str]:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(tree, ast.ClassDef)
         for node, below in zip(tree.body, tree.body[1:], strict=False):
-            if isinstance(node, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
                 assert isinstance(node.target, ast.Name)
                 docs[node.target.id] = " ".join(str(below.value.value).split())
     return docs

@@ -166,9 +166,11 @@ def test_settings_come_from_a_file_and_flags_count_over_it(name, capsys, tmp_pat
 def test_a_wrong_settings_file_is_one_line_and_status_2(name, settings, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     slip, hint = TABLE[name].key
-    text, said = {"slip": (slip, f"Did you mean '{hint}'?"), "damaged": ("a: [", "not valid YAML"), "missing": (None, "")}[
-        settings
-    ]
+    text, said = {
+        "slip": (slip, f"Did you mean '{hint}'?"),
+        "damaged": ("a: [", "not valid YAML"),
+        "missing": (None, ""),
+    }[settings]
     if text is not None:
         Path("my.yaml").write_text(text)
     status, out, err = ended(name, [*TABLE[name].beside, "--config", "my.yaml"], capsys)

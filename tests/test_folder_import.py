@@ -95,7 +95,9 @@ def save_changed(**tensors: torch.Tensor):
     def change(folder: Path) -> None:
         moons = get_task("moons")
         state = moons.layout.unflatten(moons.init(1, torch.Generator())[0])
-        save_file({n.replace("/", "."): t.clone() for n, t in {**state, **tensors}.items()}, folder / "run0/1.safetensors")
+        save_file(
+            {n.replace("/", "."): t.clone() for n, t in {**state, **tensors}.items()}, folder / "run0/1.safetensors"
+        )
 
     return change
 

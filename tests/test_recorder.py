@@ -48,7 +48,9 @@ def test_a_plain_loop_is_recorded_exactly(tmp_path: Path) -> None:
                     loss = (net(x) - y).square().mean()
                     if step % 10 == 0:
                         run.save(step, loss=loss, error=50.0 - step)
-                        kept.append(torch.cat([t.flatten() for t in net.state_dict().values() if t.is_floating_point()]))
+                        kept.append(
+                            torch.cat([t.flatten() for t in net.state_dict().values() if t.is_floating_point()])
+                        )
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
@@ -74,7 +76,9 @@ def test_runs_added_later_fill_shards_and_keep_their_numbers(tmp_path: Path) -> 
     assert [r.num_checkpoints for r in store.runs] == [2, 3, 4] * 4
     rows = [r.first_row for r in store.runs]
     assert store.metrics["loss"][rows].tolist() == [1.0 + seed for seed in range(12)]
-    expected = torch.stack([torch.cat([t.flatten() for t in network(s).state_dict().values() if t.dim()]) for s in range(12)])
+    expected = torch.stack(
+        [torch.cat([t.flatten() for t in network(s).state_dict().values() if t.dim()]) for s in range(12)]
+    )
     assert torch.equal(store.params(rows), expected)
 
 
@@ -193,7 +197,12 @@ def test_a_kill_while_shards_are_made_loses_no_finished_run(tmp_path: Path, stop
 
         return call
 
-    for module, name in ((recording, "write_json"), (writer, "write_json"), (writer, "write_tensors"), (writer, "fingerprint")):
+    for module, name in (
+        (recording, "write_json"),
+        (writer, "write_json"),
+        (writer, "write_tensors"),
+        (writer, "fingerprint"),
+    ):
         monkeypatch.setattr(module, name, killing(getattr(module, name)))
     try:
         recorder.close()
@@ -213,7 +222,9 @@ def test_a_kill_while_shards_are_made_loses_no_finished_run(tmp_path: Path, stop
 def test_other_networks_metrics_and_folders_are_refused(tmp_path: Path) -> None:
     with CheckpointRecorder(tmp_path / "made", "mine") as recorder:
         record(recorder, 0)
-        with pytest.raises(ValueError, match=r"Linear is not a network of this model: tensor '0.weight' of shape \(3, 2\)"):
+        with pytest.raises(
+            ValueError, match=r"Linear is not a network of this model: tensor '0.weight' of shape \(3, 2\)"
+        ):
             recorder.run(nn.Linear(2, 1))
         with recorder.run(network()) as run:
             run.save(5, loss=1.0)

@@ -37,7 +37,14 @@ def run_command(words: list[str], names: dict[str, object]) -> None:
     match words:
         case ["python", "train/train_g_pt.py", *arguments]:
             AcceleratorState._reset_state(reset_partial_state=True)
-            quiet = ["--optimizer.cpu-threads", "1", "--optimizer.mixed-precision", "no", "--progress.evaluate-every", "0"]
+            quiet = [
+                "--optimizer.cpu-threads",
+                "1",
+                "--optimizer.mixed-precision",
+                "no",
+                "--progress.evaluate-every",
+                "0",
+            ]
             train_g_pt.main([*arguments, *quiet])
         case ["gpt-harvest", *arguments]:
             harvest.main(arguments)

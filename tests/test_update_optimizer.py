@@ -18,7 +18,12 @@ class Oracle:
     """Stands for a pipeline: answers with the given vectors, and notes what it was asked."""
 
     def __init__(self, pipeline: ParameterUpdatePipeline, *answers: list[torch.Tensor]) -> None:
-        self.layout, self.metric, self.config, self.task = pipeline.layout, pipeline.metric, pipeline.config, pipeline.task
+        self.layout, self.metric, self.config, self.task = (
+            pipeline.layout,
+            pipeline.metric,
+            pipeline.config,
+            pipeline.task,
+        )
         self.answers, self.asked = list(answers), []
 
     def __call__(self, starts, prompt, starting, **_):

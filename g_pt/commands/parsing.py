@@ -43,9 +43,7 @@ def parse(kind: type[Arguments], arguments: Sequence[str] | None, *, prog: str, 
     return parse_flags(kind, rest, prog=prog, description=description, default=default)
 
 
-def parse_flags(
-    kind: Any, arguments: Sequence[str], *, prog: str, description: str | None, default: Any = None
-) -> Any:
+def parse_flags(kind: Any, arguments: Sequence[str], *, prog: str, description: str | None, default: Any = None) -> Any:
     """What tyro makes of the flags; NO_COLOR is obeyed, which it knows as TERM=dumb only."""
     options = {} if default is None else {"default": default}
     terminal = os.environ.get("TERM")
