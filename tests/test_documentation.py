@@ -69,10 +69,10 @@ def test_commands_of_bash_blocks_parse(
     "words", [["gpt-sample", "--promt", "1"], ["gpt-nothing"], ["python", "train/train_g_pt.py", "--x"]]
 )
 def test_a_wrong_command_would_be_seen(
-    words: list[str], folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises((AssertionError, SystemExit)):
-        assert_command_parses(words, monkeypatch)
+        assert_command_parses(command.split(), monkeypatch)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
