@@ -65,9 +65,7 @@ def test_commands_of_bash_blocks_parse(
     assert_command_parses(words, monkeypatch)
 
 
-@pytest.mark.parametrize(
-    "words", [["gpt-sample", "--promt", "1"], ["gpt-nothing"], ["python", "train/train_g_pt.py", "--x"]]
-)
+@pytest.mark.parametrize("command", ["gpt-sample --num-sample 1", "gpt-nothing", "python train/train_g_pt.py --x"])
 def test_a_wrong_command_would_be_seen(
     command: str, folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
