@@ -14,11 +14,13 @@ import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader, RunRecord
@@ -118,7 +120,8 @@ def read_table(path: Path, folder: Path, metrics: Mapping[str, Metric]) -> list[
             reader.fieldnames = columns
             if missing := [name for name in (FILE, RUN, STEP, *metrics) if name not in columns]:
                 raise ValueError(
-                    f"{path} must have the columns {[FILE, RUN, STEP, *metrics]}; {missing} are missing, it has {columns}"
+                    f"{path} must have the columns {[FILE, RUN, STEP, *metrics]}; {missing} are missing, "
+                    f"it has {columns}"
                 )
             rows = [read_row(path, reader.line_num, entries, folder, metrics) for entries in reader]
     except UnicodeDecodeError as error:
@@ -167,7 +170,7 @@ def grouped(rows: Sequence[CheckpointRow]) -> dict[str, list[CheckpointRow]]:
         runs.setdefault(row.run, []).append(row)
     for name, checkpoints in runs.items():
         checkpoints.sort(key=lambda row: row.step)
-        for a, b in zip(checkpoints, checkpoints[1:], strict=False):
+        for a, b in pairwise(checkpoints):
             if a.step == b.step:
                 raise ValueError(f"run {name!r} has step {a.step} twice, in lines {a.line} and {b.line} of the table")
     return runs
@@ -195,7 +198,9 @@ def write_shard(
     progress: Callable[[int], object],
 ) -> None:
     """Read the files of some runs, numbered, and write them."""
-    records, params, rows = [], [], []
+    records: list[RunRecord] = []
+    params: list[Tensor] = []
+    rows: list[CheckpointRow] = []
     for run, (name, checkpoints) in runs.items():
         records.append(RunRecord(run, len(rows), len(checkpoints), {"name": name}))
         for row in checkpoints:

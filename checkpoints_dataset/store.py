@@ -165,7 +165,8 @@ class CheckpointStore:
         if not runs:
             raise StoreError(
                 f"{self.folder} has no runs in its {split} split: {len(self.runs)} runs are kept and "
-                f"{len(self.left_out)} left out; of every 20 runs one is for validation and one for test, so 20 are the fewest"
+                f"{len(self.left_out)} left out; of every 20 runs one is for validation and one for test, so 20 are "
+                "the fewest"
             )
         return runs
 

@@ -27,16 +27,16 @@ Made by `python docs/build_reference.py` from the code; change that, not this pa
 ## What all commands have
 
 - `--help` with examples; a slip in a flag, a setting or a name gets a hint.
-- `--config FILE.yaml`: settings by name with underscores (`num_runs: 500`), over which flags count. `train/train_g_pt.py` nests them
-  by section; `gpt-import reference` has a `--config` of its own, the model's.
-- `--json`: one JSON object on standard output, everything else on standard error (`gpt-evaluate --json FILE` writes a file).
-- Exit codes: 0 done, 1 could not be done (one line on standard error says why), 2 wrong flags or settings, 130 interrupted.
-  `G_PT_DEBUG=1` shows the traceback instead of the line.
+- `--config FILE.yaml`: settings by name with underscores (`num_runs: 500`), over which flags count.
+  `train/train_g_pt.py` nests them by section; `gpt-import reference` has a `--config` of its own, the model's.
+- `--json`: one JSON object on standard output, everything else on standard error (`gpt-evaluate --json FILE`
+  writes a file).
+- Exit codes: 0 done, 1 could not be done (one line on standard error says why), 2 wrong flags or settings,
+  130 interrupted. `G_PT_DEBUG=1` shows the traceback instead of the line.
 - `NO_COLOR=1` turns colours off; progress bars are drawn on a terminal only.
-- Completion in the shell: put what `--tyro-print-completion bash` (or `zsh`, `fish`) prints where your shell looks for it, for bash
-  `gpt-sample --tyro-print-completion bash > ~/.local/share/bash-completion/completions/gpt-sample`.
+- Completion in the shell: put what `--tyro-print-completion bash` (or `zsh`, `fish`) prints where your shell looks for
+  it; for bash `gpt-sample --tyro-print-completion bash > ~/.local/share/bash-completion/completions/gpt-sample`.
 """
-NOT_IN_INIT = ("self",)
 
 
 def build() -> str:
@@ -78,7 +78,7 @@ def training_section() -> Iterator[str]:
     from train.train_g_pt import Program
 
     yield "## `train/train_g_pt.py`\n"
-    yield "Launched by `accelerate launch`, or by `python` on one device; `--preset NAME` takes a file of `train/presets`.\n"
+    yield "By `accelerate launch`, or by `python` on one device; `--preset NAME` takes one of `train/presets`.\n"
     yield flag_table(Program)
 
 

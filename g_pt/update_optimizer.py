@@ -37,7 +37,7 @@ class StepOutcome:
 
 
 class UpdateOptimizer(Optimizer):
-    """Takes the best of K sampled updates where its loss on the guard batch is lower, else one step of another optimizer.
+    """Takes the best of K sampled updates where it lowers the loss on the guard batch, else another optimizer's step.
 
     The guard batch is the closure's. Learning rate schedulers, `param_groups`, `state` and `zero_grad` are those of
     the wrapped optimizer; `state_dict` is its state dict with one key more.
@@ -90,7 +90,7 @@ class UpdateOptimizer(Optimizer):
         self.num_kept = self.num_refused = self.refused_in_a_row = 0
         self.last: StepOutcome | None = None
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Sample, and keep the best sample or take a step of the wrapped optimizer.
 
         Args:

@@ -49,7 +49,7 @@ def test_files_and_table_become_rows(folder, tmp_path, moons):
     assert store.metrics["error"].tolist() == [50] * 2 + [48] * 4 + [49] * 3
     store.check_task(moons)
     PairSampler(store, "loss", batch_size=4, seed=0).batch(0)
-    with pytest.raises(ValueError, match="no runs in its validation split: 3 runs are kept.* 20 are the fewest"):
+    with pytest.raises(ValueError, match=r"no runs in its validation split: 3 runs are kept.* 20 are the fewest"):
         PairSampler(store, "loss", split="validation", batch_size=4, seed=0)
 
 
@@ -72,7 +72,7 @@ def test_an_interrupted_import_continues(folder, tmp_path, moons, monkeypatch):
     lost = folder / "run1" / "1.pt"
     content = lost.read_bytes()
     lost.write_bytes(content[:50])
-    with pytest.raises(ValueError, match="run1/1.pt cannot be read as tensors"):
+    with pytest.raises(ValueError, match=r"run1/1.pt cannot be read as tensors"):
         import_folder(folder, folder / "metrics.csv", tmp_path / "out", moons)
     lost.write_bytes(content)
     done = (tmp_path / "out" / "shard-00000.json").stat().st_mtime_ns
@@ -114,7 +114,7 @@ def save_changed(**tensors: torch.Tensor):
         (replace_line("seed 0,100", "seed 0,1.5"), "line 10: step must be a whole number from 0 on, got '1.5'"),
         (replace_line("seed 0,100", ",100"), "line 10: run is empty"),
         (replace_line("seed 0,100", "seed 0,0"), "run 'seed 0' has step 0 twice, in lines 2 and 10"),
-        (save_changed(**{"fc2.bias": torch.zeros(3)}), r"1.safetensors: tensor 'fc2.bias' must have shape \(16,\), got \(3,\)"),
+        (save_changed(**{"fc2.bias": torch.zeros(3)}), r"1.safetensors: tensor 'fc2.bias' must have shape \(16,\)"),
         (save_changed(more=torch.zeros(3)), r"1.safetensors: tensors \['more'\] are not part"),
         (save_changed(**{"fc1.bias": torch.full((16,), torch.nan)}), "tensor 'fc1.bias' holds NaN or infinity"),
         (lambda f: (f / "metrics.csv").write_text("file,run,step,loss,error\n"), "names no files"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dataset_fixtures import environment
+from dataset_fixtures import environment, finished_harvest
 from torch import nn
 
 from checkpoints_dataset import CheckpointRecorder, CheckpointStore
@@ -24,6 +24,10 @@ from g_pt.tasks.classification import ERROR, LOSS
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 1))
+
+
+def flat(net: nn.Module) -> torch.Tensor:
+    return torch.cat([t.flatten() for t in net.state_dict().values() if t.is_floating_point()])
 
 
 def record(recorder: CheckpointRecorder, seed: int, num_checkpoints: int = 3) -> nn.Module:
@@ -48,9 +52,7 @@ def test_a_plain_loop_is_recorded_exactly(tmp_path: Path) -> None:
                     loss = (net(x) - y).square().mean()
                     if step % 10 == 0:
                         run.save(step, loss=loss, error=50.0 - step)
-                        kept.append(
-                            torch.cat([t.flatten() for t in net.state_dict().values() if t.is_floating_point()])
-                        )
+                        kept.append(flat(net))
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
@@ -99,13 +101,18 @@ def test_the_dataset_can_be_read_while_it_grows(tmp_path: Path) -> None:
     assert len(CheckpointStore(tmp_path).runs) == 14
 
 
+def interrupted(recorder: CheckpointRecorder) -> None:
+    with recorder.run(network()) as run:
+        run.save(0, loss=1.0)
+        run.save(1, loss=0.5)
+        raise ZeroDivisionError
+
+
 def test_an_exception_drops_the_run_at_hand_only(tmp_path: Path) -> None:
     with CheckpointRecorder(tmp_path, "mine") as recorder:
         record(recorder, 0)
-        with pytest.raises(ZeroDivisionError), recorder.run(network()) as run:
-            run.save(0, loss=1.0)
-            run.save(1, loss=0.5)
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            interrupted(recorder)
         record(recorder, 1)
     assert [r.metadata["seed"] for r in CheckpointStore(tmp_path).runs] == [0, 1]
 
@@ -115,11 +122,13 @@ def test_runs_that_diverge_or_have_one_checkpoint_are_left_out_with_a_warning(tm
         for values, scale, said in (([1.0, float("nan")], 0, "loss is nan at step 1"), ([1.0], 0, "1 checkpoints"),
                                     ([1.0, 0.5], 1e6, "a parameter is not finite in float16 at step 1")):  # fmt: skip
             net = network()
-            with pytest.warns(RunLeftOutWarning, match=said), recorder.run(net) as run:
-                for step, value in enumerate(values):
-                    with torch.no_grad():
-                        net[0].weight += step * scale
-                    run.save(step, loss=value)
+            run = recorder.run(net)
+            for step, value in enumerate(values):
+                with torch.no_grad():
+                    net[0].weight += step * scale
+                run.save(step, loss=value)
+            with pytest.warns(RunLeftOutWarning, match=said):
+                run.finish()
             assert run.number is None
         record(recorder, 5)
     (kept,) = CheckpointStore(tmp_path).runs
@@ -222,9 +231,7 @@ def test_a_kill_while_shards_are_made_loses_no_finished_run(tmp_path: Path, stop
 def test_other_networks_metrics_and_folders_are_refused(tmp_path: Path) -> None:
     with CheckpointRecorder(tmp_path / "made", "mine") as recorder:
         record(recorder, 0)
-        with pytest.raises(
-            ValueError, match=r"Linear is not a network of this model: tensor '0.weight' of shape \(3, 2\)"
-        ):
+        with pytest.raises(ValueError, match=r"Linear is not a network of this model: tensor '0.weight'"):
             recorder.run(nn.Linear(2, 1))
         with recorder.run(network()) as run:
             run.save(5, loss=1.0)
@@ -252,8 +259,6 @@ def test_a_registered_task_gives_metrics_and_layout(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a network of this model"):
         recorder.run(network())
     with pytest.raises(StoreError, match="was not recorded"):
-        from dataset_fixtures import finished_harvest
-
         finish_recording(finished_harvest())
 
 

@@ -65,8 +65,8 @@ def test_one_step_of_a_plain_loop_gets_under_the_loss_and_the_guard_is_monotone(
     closure = closure_for(module, digits, optimizer)
     losses = []
     for _ in range(4):
-        losses.append(float(optimizer.step(closure)))
-    losses.append(float(closure()))
+        losses.append(optimizer.step(closure).item())
+    losses.append(closure().item())
     assert losses[0] > 2
     assert losses[1] < 0.3, "one update does what takes hundreds of steps"
     assert losses == sorted(losses, reverse=True)
@@ -214,14 +214,13 @@ def test_a_task_that_is_not_at_hand_leaves_the_closures_loss_as_metric(random_pi
 
 
 def test_a_model_of_another_metric_wants_to_be_told_how_it_is_measured(digits):
-    class Errors(type(digits)):
-        metrics = {"error": digits.metrics["error"]}
-
-    pipeline = build_pipeline(Errors())
+    errors = type(digits)()
+    errors.metrics = {"error": digits.metrics["error"]}
+    pipeline = build_pipeline(errors)
     pipeline.register_to_config(task="nobody-knows")
     module = fresh()
     sgd = torch.optim.SGD(module.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="give measure=.* its error"):
+    with pytest.raises(ValueError, match=r"give measure=.* its error"):
         UpdateOptimizer(module, pipeline, sgd)
     optimizer = UpdateOptimizer(module, pipeline, sgd, measure=lambda m: 88.0)
     assert float(optimizer.step(closure_for(module, digits, optimizer))) > 2

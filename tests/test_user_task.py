@@ -1,6 +1,9 @@
 """A user's file from harvest to sampling: networks with BatchNorm and Dropout, a task that nobody registered."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import build_pipeline, randomise
-from dataset_fixtures import file_hashes, run_command
+from dataset_fixtures import ROOT, environment, file_hashes, run_command
 from tiny_training import tiny_config
 from user_task_files import write_batchnorm_task
 
@@ -146,3 +149,22 @@ def test_gpt_sample_and_gpt_evaluate_take_the_file(saved, tmp_path, monkeypatch,
     registry._TASKS.pop("blobs")
     evaluate.main([*model, "--task", "my_task.py:Blobs", "--networks", "2", "--prompts", "2", "--figure", "a.png"])
     assert "written: a.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["my_task:Blobs", "my_task.py:Blobs"])
+def test_the_installed_command_takes_a_module_of_a_plain_directory(tmp_path, target):
+    """An installed command has its own folder first on its path, not the user's: PYTHONPATH names that."""
+    write_batchnorm_task(tmp_path)
+    script = tmp_path / "bin" / "gpt-harvest"
+    script.parent.mkdir()
+    script.write_text("from g_pt.commands.harvest import main\nmain()\n")
+    path = os.pathsep.join([str(ROOT), str(tmp_path)] if "py:" not in target else [str(ROOT)])
+    result = subprocess.run(
+        [sys.executable, str(script), "--task", target, *FLAGS, "--json"],
+        cwd=tmp_path, env={**environment(), "PYTHONPATH": path}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    made = json.loads(result.stdout)
+    assert (made["task"], made["runs"], made["checkpoints"]) == ("blobs", 6, 18)
+    folder = tmp_path / made["folder"]
+    assert folder.name == "checkpoints"
+    assert len(CheckpointStore(folder)) == 18

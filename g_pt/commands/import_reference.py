@@ -1,7 +1,7 @@
-"""gpt-import: checkpoints of your own, and models and data sets of the reference G.pt (wpeebles/G.pt), to here and back.
+"""gpt-import: checkpoints of your own; models and data sets of the reference G.pt (wpeebles/G.pt), to here and back.
 
 Examples:
-    gpt-import folder my_checkpoints --csv my_checkpoints/metrics.csv --task my_task.py:MyTask --out runs/mine/checkpoints
+    gpt-import folder mine --csv mine/metrics.csv --task my_task.py:MyTask --out runs/mine/checkpoints
     gpt-import recorded runs/mine/checkpoints
     gpt-import reference mnist_loss.pt --config mnist_loss.yaml --out runs/mnist_loss
     gpt-import lmdb checkpoint_datasets/mnist --out runs/mnist/checkpoints
