@@ -98,7 +98,11 @@ def test_every_competitor_has_its_rows_and_every_figure_its_interval(copies, tmp
     for row in rows.values():
         for name, value in row.items():
             assert name == "networks" or value is None or value["low"] <= value["mean"] <= value["high"], name
-    [table] = copies.tables
+    table, by_prompt = copies.tables
+    assert [line["prompt"] for line in copies.facts["prompts"]] == pytest.approx(
+        [0.1 * 23 ** (0.05 * k) for k in range(5)], rel=1e-4
+    )
+    assert {len(line) for line in by_prompt.rows} == {len(table.columns)}
     assert {len(line) for line in table.rows} == {len(table.columns)}
     assert len(table.rows) == len(rows) == 3 + sum(1 + c.averages for c in COMPETITORS.values())
     json.dumps(copies.facts)

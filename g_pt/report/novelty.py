@@ -28,6 +28,8 @@ from g_pt.report.section import Section, Subject, Table
 
 SAMPLES, FRESH, TRAINING = "G.pt", "fresh networks", "training runs"
 NETWORKS_OF_DEEP_TASKS = 64
+NETWORKS_PER_PROMPT = 128
+EASIER = torch.tensor([0.0, 0.05, 0.1, 0.15, 0.2])  # of the way from the best attainable metric to that of the inits
 PRODUCTS = 10**12  # multiplications for a row of the table: a minute of one core, at worst
 DRAWN = (TRAINING, FRESH, SAMPLES, "noise 0.2", "interpolation, aligned", "average of 16, aligned")
 
@@ -93,6 +95,7 @@ def measure_novelty(subject: Subject) -> Section | None:
     for name, found in measured.items():
         apart = yardstick.spread(found.params, num_networks, subject.generator(f"novelty/{name}"))
         rows[name] = row_figures(yardstick, found, apart)
+    easier = easier_prompts(subject, yardstick, min(num_networks, NETWORKS_PER_PROMPT))
     bar = yardstick.bar
     facts = {
         "prompt": prompt,
@@ -104,13 +107,14 @@ def measure_novelty(subject: Subject) -> Section | None:
         "exact_distances": yardstick.distance.exact,
         "nearest_checkpoint": nearest_checkpoints(subject.runs, yardstick, measured),
         "rows": {name: asdict(row) for name, row in rows.items()},
+        "prompts": [{"prompt": asked, **asdict(row)} for asked, row in easier],
     }  # fmt: skip
     distances = {name: measured[name].distance for name in DRAWN if name in measured}
     return Section(
         name="novelty",
         title="Is it new?",
         facts=facts,
-        tables=(novelty_table(rows, yardstick, subject),),
+        tables=(novelty_table(rows, yardstick, subject), prompt_table(easier, yardstick, subject)),
         notes=tuple(notes(yardstick, subject.runs)),
         figures={"novelty.png": partial(draw_distances, distances, yardstick.novel_from)},
     )
@@ -139,14 +143,7 @@ def networks_of(
     pipeline, training = subject.pipeline, subject.runs.training
     layout, permutations = pipeline.layout, pipeline.task.permutations
     starts = pipeline.task.init(num, generator)
-    updated = update_networks(
-        pipeline,
-        starts,
-        torch.tensor([prompt]),
-        num_inference_steps=subject.num_inference_steps,
-        generator=generator,
-    )
-    yield SAMPLES, updated[:, 0]
+    yield SAMPLES, samples(subject, starts, prompt, generator)
     yield FRESH, fresh.ends[:num]
     raw = Runs(training.starts, training.ends, layout)
     subject.progress("bringing the training runs into one order")
@@ -158,6 +155,25 @@ def networks_of(
             continue
         for order, runs in (("raw", raw), ("aligned", aligned)):
             yield f"{competitor.name}, {order}", competitor.generate(runs, starts, key)
+
+
+def samples(subject: Subject, starts: Tensor, prompt: float, generator: torch.Generator) -> Tensor:
+    """One update of each start (B, P) for one prompt: (B, P)."""
+    steps, prompts = subject.num_inference_steps, torch.tensor([prompt])
+    return update_networks(subject.pipeline, starts, prompts, num_inference_steps=steps, generator=generator)[:, 0]
+
+
+def easier_prompts(subject: Subject, yardstick: Yardstick, num: int) -> list[tuple[float, Figures]]:
+    """The same figures for the best attainable prompt and for easier ones, on the metric's own scale."""
+    generator, metric = subject.generator("novelty/prompts"), subject.pipeline.metric
+    best, worst = metric.embedded(torch.tensor(subject.pipeline.config.training["attainable_range"]))
+    starts = subject.pipeline.task.init(num, generator)
+    rows = []
+    for prompt in metric.unembedded(best + EASIER * (worst - best)).tolist():
+        subject.progress(f"novelty at prompt {prompt:.3g}")
+        found = yardstick.measure(samples(subject, starts, prompt, generator))
+        rows.append((prompt, row_figures(yardstick, found, yardstick.spread(found.params, num, generator))))
+    return rows
 
 
 def halves(held_out: RunSet) -> tuple[RunSet, RunSet]:
@@ -239,25 +255,43 @@ def nearest_checkpoints(
 def novelty_table(rows: dict[str, Figures], yardstick: Yardstick, subject: Subject) -> Table:
     """The figures that people read; the JSON has all of them."""
     assert subject.runs is not None
-    quality = "test accuracy %" if yardstick.classifier else f"test {yardstick.bar.metric.name}"
-    columns: dict[str, tuple[str, int]] = {
-        quality: ("quality", 1),
-        "nearest run": ("nearest_run", 2),
-        "copying z": ("copying_score", 1),
-        "errors shared": ("overlap_most", 2),
-        "beyond peers": ("overlap_excess", 2),
-        "accurate and novel": ("accurate_and_novel", 2),
-        "dispersion raw": ("dispersion", 2),
-        "matched": ("dispersion_matched", 2),
-    }
-    if yardstick.classifier is None:
-        del columns["errors shared"], columns["beyond peers"]
     title = (
         f"One update for {rows[SAMPLES].networks} unseen inits against arithmetic on {len(subject.runs.training.ends)} "
         f"training runs and {rows[FRESH].networks} freshly trained networks, test split"
     )
-    cells = tuple((name, *(cell(getattr(row, key), n) for key, n in columns.values())) for name, row in rows.items())
-    return Table(title, ("networks", *columns), cells)
+    columns = table_columns(yardstick)
+    return Table(title, ("networks", *columns), tuple((name, *cells(row, columns)) for name, row in rows.items()))
+
+
+def prompt_table(rows: list[tuple[float, Figures]], yardstick: Yardstick, subject: Subject) -> Table:
+    """The same for the model at several prompts."""
+    columns = table_columns(yardstick)
+    title = f"One update for {rows[0][1].networks} unseen inits, from the best prompt on, test split"
+    lines = tuple((f"{prompt:.3g}", *cells(row, columns)) for prompt, row in rows)
+    return Table(title, (f"prompted {subject.pipeline.metric.name}", *columns), lines)
+
+
+def table_columns(yardstick: Yardstick) -> dict[str, tuple[str, int]]:
+    """Heading of each column, the figure in it and its digits."""
+    quality = "test accuracy %" if yardstick.classifier else f"test {yardstick.bar.metric.name}"
+    return {
+        quality: ("quality", 1 if yardstick.classifier else 3),
+        "nearest run": ("nearest_run", 2),
+        "copying z": ("copying_score", 1),
+        **(
+            {"errors shared": ("overlap_most", 2), "beyond peers": ("overlap_excess", 2)}
+            if yardstick.classifier
+            else {}
+        ),
+        "accurate and novel": ("accurate_and_novel", 2),
+        "dispersion raw": ("dispersion", 2),
+        "matched": ("dispersion_matched", 2),
+    }
+
+
+def cells(row: Figures, columns: dict[str, tuple[str, int]]) -> Iterator[str]:
+    """The figures of one row as text."""
+    return (cell(getattr(row, key), digits) for key, digits in columns.values())
 
 
 def cell(value: Interval | None, digits: int) -> str:
