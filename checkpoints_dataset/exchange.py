@@ -24,7 +24,8 @@ import torch
 
 from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name
-from checkpoints_dataset.store import NUMPY_DTYPES, CheckpointStore
+from checkpoints_dataset.mapped_rows import NUMPY_DTYPES
+from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter, fingerprint
 from g_pt.atomic_files import read_json, write_json
 from g_pt.tasks.base import Split

@@ -166,18 +166,15 @@ def make_subject(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Sub
 
 def load_runs(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> ReferenceRuns | None:
     """The runs of the dataset, or of one harvested again; None, with a word of it, where there is no way to them."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    if (arguments.dataset is None and arguments.quick) or find_spec("checkpoints_dataset.reference_runs") is None:
+    if arguments.dataset is None and arguments.quick:
         return None
+    from checkpoints_dataset.reference_runs import reference_runs, reference_store, same_runs
     from checkpoints_dataset.store import CheckpointStore
 
-    sources = import_module("checkpoints_dataset.reference_runs")
     training, metric = pipeline.config.training, pipeline.metric.name
     try:
         if arguments.dataset is None:
-            store = sources.reference_store(training)
+            store = reference_store(training)
         else:
             store = CheckpointStore(arguments.dataset, verify=False)
             store.check_task(pipeline.task)
@@ -186,10 +183,9 @@ def load_runs(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Refere
             raise
         print(f"gpt-evaluate: without the training runs: {error}", file=sys.stderr)
         return None
-    if not sources.same_runs(store, training, metric):
+    if not same_runs(store, training, metric):
         print("gpt-evaluate: these runs are like those of the model's training, but not the same", file=sys.stderr)
-    runs: ReferenceRuns = sources.reference_runs(store, metric, max_runs=training.get("dataset", {}).get("num_runs"))
-    return runs
+    return reference_runs(store, metric, max_runs=training.get("dataset", {}).get("num_runs"))
 
 
 def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], dict[str, float]]:
@@ -205,8 +201,6 @@ def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], 
     sections, seconds = [], {}
     for name in arguments.sections or SECTIONS:
         measure = load_section(name)
-        if measure is None:
-            continue
         if name == "prompting":  # the one section with a setting of its own
             measure = partial(measure, prompt_range=arguments.prompt_range)  # type: ignore[call-arg]
         started = time.perf_counter()

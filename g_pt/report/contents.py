@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 
 from g_pt.report.section import MeasureSection
 
@@ -24,8 +23,8 @@ SECTIONS = {
 USE_RUNS = {"inits", "novelty", "start_use", "landscape"}
 
 
-def load_section(name: str) -> MeasureSection | None:
-    """The function of a section; None where its module is not there.
+def load_section(name: str) -> MeasureSection:
+    """The function of a section.
 
     Raises:
         ValueError: no section has this name.
@@ -33,7 +32,5 @@ def load_section(name: str) -> MeasureSection | None:
     if name not in SECTIONS:
         raise ValueError(f"there is no section {name!r}; sections are {list(SECTIONS)}")
     module, _, function = SECTIONS[name].partition(":")
-    if find_spec(module) is None:
-        return None
     found: MeasureSection = getattr(import_module(module), function)
     return found

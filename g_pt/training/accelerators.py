@@ -16,6 +16,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from g_pt.cpu_memory import keep_freed_memory
 from g_pt.processes import PATIENCE, check_launch, cpu_threads_of_a_process, launched_processes
 from g_pt.training.config import TrainConfig
 from g_pt.training.trackers import check_trackers
@@ -81,6 +82,7 @@ def check_sharding(accelerator: Accelerator) -> None:
 
 
 def use_cpu_threads(num_threads: int | None, device: torch.device) -> None:
-    """Share the cores among the processes of this host; launchers would leave one thread to each."""
+    """Share the cores among the processes of this host; launchers would leave one thread to each. Keep freed memory."""
     if device.type == "cpu":
+        keep_freed_memory()
         torch.set_num_threads(num_threads or cpu_threads_of_a_process())
