@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
 from g_pt.commands.parsing import parse
-from g_pt.commands.terminal import exit_on_user_error, show_warnings
+from g_pt.commands.terminal import exit_on_user_error
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def main(arguments: list[str] | None = None) -> None:
         parsed = parse(Arguments, arguments, prog="gpt-harvest", description=__doc__)
         use_data_dir(parsed.data_dir)
         config = HarvestConfig(**{f.name: getattr(parsed, f.name) for f in fields(HarvestConfig)})
-        show_warnings("gpt-harvest")
         folder = parsed.out or default_folder(config.task)
         with redirect_stdout(sys.stderr):  # a user's task may print, and --json promises one object
             store = harvest_with_progress(config, folder)
