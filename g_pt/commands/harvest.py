@@ -24,8 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
 from g_pt.commands.parsing import parse
+<<<<<<< HEAD
 from g_pt.commands.terminal import exit_on_user_error, quiet_unless_first, show_warnings
 from g_pt.processes import Team, cpu_threads_of_a_process, join_team, leave_team
+=======
+from g_pt.commands.terminal import exit_on_user_error
+>>>>>>> h8b
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
@@ -51,7 +55,6 @@ def main(arguments: list[str] | None = None) -> None:
             parsed = parse(Arguments, arguments, prog="gpt-harvest", description=__doc__)
         use_data_dir(parsed.data_dir)
         config = HarvestConfig(**{f.name: getattr(parsed, f.name) for f in fields(HarvestConfig)})
-        show_warnings("gpt-harvest")
         folder = parsed.out or default_folder(config.task)
         team = join_team()
         if team.count > 1:

@@ -41,6 +41,8 @@ from g_pt.training.setup import (
 
 # Networks and training examples from which the gap between training and validation metric is estimated.
 GAP_NETWORKS, GAP_EXAMPLES = 512, 1024
+# How a start that is the model's own result is made.
+MOST_UPDATES, UPDATE_STEPS = 3, 2
 
 
 def align(
@@ -140,6 +142,8 @@ class AlignmentLoss:
         options, metric, normalizer = self.config.alignment, self.pipeline.metric, self.pipeline.normalizer
         generator = keyed_generator(self.config.seed, step, ALIGNMENT_STREAM)
         starts, starting = self.draw_starts(step, generator)  # (b, P), (b,), raw
+        if options.recursive_share:
+            starts, starting = self.updated_starts(model, starts, starting, generator)
         wanted = self.draw_prompts(generator).to(self.device)  # (b,), transformed
         noise = torch.randn(options.batch_size, starts.shape[1], generator=generator)[self.share].to(self.device)
         num_steps = int(torch.randint(2, options.max_sampling_steps + 1, (), generator=generator))
@@ -175,6 +179,35 @@ class AlignmentLoss:
         if is_fresh.any():
             metric[is_fresh] = self.validation_metric(params[is_fresh])
         return params, metric
+
+    def updated_starts(
+        self, model: nn.Module, starts: Tensor, starting: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The same networks, (b, P) and (b,), raw, a share of them after 1 to 3 updates by the model as it is now.
+
+        Every process updates all of its networks, since sharded models want all to take part, and keeps some.
+        """
+        size = self.config.alignment.batch_size
+        num_updates = int(torch.randint(1, MOST_UPDATES + 1, (), generator=generator))
+        updated, metric = starts, starting
+        for _ in range(num_updates):
+            wanted = self.draw_prompts(generator).to(self.device)  # (b,), transformed
+            noise = torch.randn(size, starts.shape[1], generator=generator)[self.share].to(self.device)
+            x_0 = sample_with_gradient(
+                model,
+                self.scheduler,
+                self.pipeline.normalizer.normalize(updated),
+                metric,
+                self.pipeline.metric.unembedded(wanted),
+                noise,
+                num_steps=UPDATE_STEPS,
+                gradient_steps=0,
+            )
+            updated = self.task.recalibrate(self.pipeline.normalizer.unnormalize(x_0.float()))
+            metric = self.validation_metric(updated)
+        chosen = (torch.rand(size, generator=generator) < self.config.alignment.recursive_share)[self.share]
+        chosen = chosen.to(self.device) & updated.isfinite().all(dim=1) & metric.isfinite()
+        return torch.where(chosen[:, None], updated, starts), torch.where(chosen, metric, starting)
 
     def draw_prompts(self, generator: torch.Generator) -> Tensor:
         """Prompts of this process, uniform in the transformed metric: (b,)."""

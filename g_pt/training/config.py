@@ -153,6 +153,9 @@ class AlignmentConfig:
     """Standard deviation of the perturbations, in units of the normalised parameters."""
     checkpoint_share: float = 0.25
     """Share of the starts that are harvested checkpoints; the others are fresh inits."""
+    recursive_share: float = 0.0
+    """Share of the starts that are what the model itself made of them in 1 to 3 updates at other prompts: without any,
+    a model need not stand being given its own results."""
     max_sampling_steps: int = 6
     """Sampling steps are drawn anew for every batch, from 2 to this many."""
     gradient_steps: int = 2
@@ -176,7 +179,7 @@ class AlignmentConfig:
             gradient_steps=1, margin=0, num_inference_steps=1, diffusion_weight=0, learning_rate=0, ema_decay=0,
             evolution_pairs=1,
         )  # fmt: skip
-        for name in ("checkpoint_share", "full_range_share"):
+        for name in ("checkpoint_share", "full_range_share", "recursive_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if self.ema_decay >= 1:
