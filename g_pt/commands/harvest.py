@@ -24,12 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
 from g_pt.commands.parsing import parse
-<<<<<<< HEAD
-from g_pt.commands.terminal import exit_on_user_error, quiet_unless_first, show_warnings
+from g_pt.commands.terminal import exit_on_user_error, quiet_unless_first
 from g_pt.processes import Team, cpu_threads_of_a_process, join_team, leave_team
-=======
-from g_pt.commands.terminal import exit_on_user_error
->>>>>>> h8b
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
