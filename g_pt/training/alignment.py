@@ -42,7 +42,7 @@ from g_pt.training.setup import (
 # Networks and training examples from which the gap between training and validation metric is estimated.
 GAP_NETWORKS, GAP_EXAMPLES = 512, 1024
 # How a start that is the model's own result is made.
-MOST_UPDATES, UPDATE_STEPS = 3, 2
+NUMBERS_OF_UPDATES, UPDATE_STEPS = (1, 2, 4, 8), 2
 
 
 def align(
@@ -183,14 +183,14 @@ class AlignmentLoss:
     def updated_starts(
         self, model: nn.Module, starts: Tensor, starting: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The same networks, (b, P) and (b,), raw, a share of them after 1 to 3 updates by the model as it is now.
+        """The same networks, (b, P) and (b,), raw, a share of them after 1 to 8 updates by the model as it is now.
 
         Every process updates all of its networks, since sharded models want all to take part, and keeps some.
         """
         size = self.config.alignment.batch_size
-        num_updates = int(torch.randint(1, MOST_UPDATES + 1, (), generator=generator))
+        drawn = torch.randint(len(NUMBERS_OF_UPDATES), (), generator=generator)
         updated, metric = starts, starting
-        for _ in range(num_updates):
+        for _ in range(NUMBERS_OF_UPDATES[drawn]):
             wanted = self.draw_prompts(generator).to(self.device)  # (b,), transformed
             noise = torch.randn(size, starts.shape[1], generator=generator)[self.share].to(self.device)
             x_0 = sample_with_gradient(
