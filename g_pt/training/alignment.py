@@ -185,29 +185,36 @@ class AlignmentLoss:
     ) -> tuple[Tensor, Tensor]:
         """The same networks, (b, P) and (b,), raw, a share of them after 1 to 8 updates by the model as it is now.
 
-        Every process updates all of its networks, since sharded models want all to take part, and keeps some.
+        Rows are chosen at even distances in the global batch, so that any split of it agrees. A process updates one at
+        least: of a sharded model all must take part in every forward.
         """
-        size = self.config.alignment.batch_size
+        options, normalizer = self.config.alignment, self.pipeline.normalizer
+        places = torch.arange(options.batch_size + 1) * options.recursive_share
+        rows = (places[1:].floor() > places[:-1].floor())[self.share].nonzero()[:, 0]
+        rows = rows.to(self.device) if len(rows) else torch.zeros(1, dtype=torch.int64, device=self.device)
         drawn = torch.randint(len(NUMBERS_OF_UPDATES), (), generator=generator)
-        updated, metric = starts, starting
+        updated, metric = starts[rows], starting[rows]
         for _ in range(NUMBERS_OF_UPDATES[drawn]):
-            wanted = self.draw_prompts(generator).to(self.device)  # (b,), transformed
-            noise = torch.randn(size, starts.shape[1], generator=generator)[self.share].to(self.device)
+            wanted = self.draw_prompts(generator).to(self.device)[rows]  # transformed
+            noise = torch.randn(options.batch_size, starts.shape[1], generator=generator)[self.share]
             x_0 = sample_with_gradient(
                 model,
                 self.scheduler,
-                self.pipeline.normalizer.normalize(updated),
+                normalizer.normalize(updated),
                 metric,
                 self.pipeline.metric.unembedded(wanted),
-                noise,
+                noise.to(self.device)[rows],
                 num_steps=UPDATE_STEPS,
                 gradient_steps=0,
             )
-            updated = self.task.recalibrate(self.pipeline.normalizer.unnormalize(x_0.float()))
+            updated = self.task.recalibrate(normalizer.unnormalize(x_0.float()))
             metric = self.validation_metric(updated)
-        chosen = (torch.rand(size, generator=generator) < self.config.alignment.recursive_share)[self.share]
-        chosen = chosen.to(self.device) & updated.isfinite().all(dim=1) & metric.isfinite()
-        return torch.where(chosen[:, None], updated, starts), torch.where(chosen, metric, starting)
+        is_usable = updated.isfinite().all(dim=1) & metric.isfinite()
+        rows = rows[is_usable]
+        return (
+            starts.index_copy(0, rows, updated[is_usable]),
+            starting.index_copy(0, rows, metric[is_usable]),
+        )
 
     def draw_prompts(self, generator: torch.Generator) -> Tensor:
         """Prompts of this process, uniform in the transformed metric: (b,)."""
