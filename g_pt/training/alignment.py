@@ -42,7 +42,7 @@ from g_pt.training.setup import (
 # Networks and training examples from which the gap between training and validation metric is estimated.
 GAP_NETWORKS, GAP_EXAMPLES = 512, 1024
 # How a start that is the model's own result is made.
-NUMBERS_OF_UPDATES, UPDATE_STEPS = (1, 2, 4, 8), 2
+NUMBERS_OF_UPDATES, UPDATE_STEPS = (1, 2, 4), 2
 
 
 def align(
@@ -183,7 +183,7 @@ class AlignmentLoss:
     def updated_starts(
         self, model: nn.Module, starts: Tensor, starting: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The same networks, (b, P) and (b,), raw, a share of them after 1 to 8 updates by the model as it is now.
+        """The same networks, (b, P) and (b,), raw, a share of them after 1 to 4 updates by the model as it is now.
 
         Rows are chosen at even distances in the global batch, so that any split of it agrees. A process updates one at
         least: of a sharded model all must take part in every forward.

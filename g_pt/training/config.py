@@ -154,7 +154,7 @@ class AlignmentConfig:
     checkpoint_share: float = 0.25
     """Share of the starts that are harvested checkpoints; the others are fresh inits."""
     recursive_share: float = 0.0
-    """Share of the starts that are what the model itself made of them in 1, 2, 4 or 8 updates at other prompts:
+    """Share of the starts that are what the model itself made of them in 1, 2 or 4 updates at other prompts:
     without any, a model need not stand being given its own results."""
     max_sampling_steps: int = 6
     """Sampling steps are drawn anew for every batch, from 2 to this many."""
