@@ -32,6 +32,7 @@ from torch import Tensor
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.harvest import harvest
 from g_pt.atomic_files import write_json
+from g_pt.cpu_memory import keep_freed_memory
 from g_pt.tasks import get_task
 from g_pt.tasks.classification import ClassificationTask
 
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no", help="of the harvest alone")
     parser.add_argument("--json", type=Path, help="where the numbers go, besides the table")
     args = parser.parse_args()
+    keep_freed_memory()  # as gpt-harvest does
     config = HarvestConfig(
         task=args.task,
         num_runs=args.runs,

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from g_pt.atomic_files import write_json
+from g_pt.cpu_memory import keep_freed_memory
 from g_pt.seeds import keyed_generator
 from g_pt.tasks.ppo_config import PPOConfig
 from rl_tasks.cartpole import CartPole
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    keep_freed_memory()  # as gpt-harvest does
     results = measure(args.policies, args.iterations, args.rounds)
     print_table(results)
     if args.json:

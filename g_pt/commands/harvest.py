@@ -78,7 +78,9 @@ def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None
 
     from checkpoints_dataset.harvest import harvest
     from checkpoints_dataset.store import CheckpointStore
+    from g_pt.cpu_memory import keep_freed_memory
 
+    keep_freed_memory()
     team, total = team or Team(), config.num_runs * config.num_steps
     if not team.is_first:
         harvest(config, folder, team=team)
