@@ -13,7 +13,7 @@ from g_pt.hub import bundled_models
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.transformer import ParameterTransformer
 
-# every 97th entry of the update of each of three networks, in float32, of revision 07bbda7
+# every 97th entry of the update of each of three networks, in float32, as the revision gave them that brought the model
 RECORDED = Path(__file__).parent / "bundled_outputs.json"
 EVERY = 97
 
