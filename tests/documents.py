@@ -16,6 +16,8 @@ import tyro
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# folders whose programs are documented as modules, `python -m benchmarks.all`
+MODULES = ("benchmarks", "g_pt", "checkpoints_dataset", "rl_tasks")
 # languages of blocks that are run or parsed, of files, and of what is output
 TRIED, FILES_OF, OUTPUT = {"python", "bash"}, {"python", "yaml"}, {"text", "console", "json", "csv"}
 
@@ -63,15 +65,19 @@ def assert_command_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     Nothing is run: harvests and trainings take minutes, installations want the network.
     """
-    match words:
+    match without_environment(words):
         case ["accelerate", "launch", *rest]:
-            start = next(i for i, word in enumerate(rest) if word.endswith(".py"))
-            return assert_command_parses(["python", *rest[start:]], monkeypatch)
+            return assert_command_parses(launched("accelerate", rest), monkeypatch)
+        case ["torchrun", *rest]:
+            return assert_command_parses(launched("torchrun", rest), monkeypatch)
         case ["pip", "install", *packages]:
             extras = {extra for word in packages for extra in re.findall(r"\[([\w,-]+)\]", word)}
             assert {e for group in extras for e in group.split(",")} <= set(PROJECT["optional-dependencies"]), words
-        case ["pytest" | ".ci/run", *_]:
+        case ["pytest" | ".ci/run", *_] | ["hf", "auth", "login"]:
             return None
+        case ["python", "-m", name, *arguments]:
+            assert name.partition(".")[0] in MODULES, name
+            assert_main_parses(import_module(name), arguments, monkeypatch)
         case ["python", program, *arguments] if program in files_of_pages():
             assert not arguments
         case ["python", program, *arguments]:
@@ -83,6 +89,22 @@ def assert_command_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         case _:
             raise AssertionError(f"nobody knows whether this command is right: {words}")
     return None
+
+
+def without_environment(words: list[str]) -> list[str]:
+    """A command without the `NAME=value` before it."""
+    start = next((i for i, word in enumerate(words) if not re.match(r"[A-Z_][A-Z0-9_]*=", word)), len(words))
+    return words[start:]
+
+
+def launched(launcher: str, words: list[str]) -> list[str]:
+    """What a launcher would start, as a command of `python`; refuses flags that the launcher does not know."""
+    if launcher == "torchrun":
+        from torch.distributed.run import get_args_parser as launcher_parser
+    else:
+        from accelerate.commands.launch import launch_command_parser as launcher_parser
+    parsed = launcher_parser().parse_args(words)
+    return ["python", *(["-m"] if parsed.module else []), parsed.training_script, *parsed.training_script_args]
 
 
 def program_module(path: Path) -> ModuleType:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from g_pt.commands import demo
+
 ROOT = Path(__file__).parent.parent
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
@@ -69,6 +71,28 @@ TABLE = {
         key=("tsak: moons", "task"),
         beside=("folder", "."),
     ),
+    "gpt-push": Habits(
+        slip=(["digits-loss", "org/name", "--card-onyl", "card.md"], "--card-only"),
+        fails=["NAME", "org/name"],
+        settings="model: NAME\nrepo: org/name\n",
+        over=["NAME"],
+        key=("licence: mit", "license"),
+    ),
+    "gpt-dataset": Habits(
+        slip=(["exprt"], "export"),
+        fails=["export", "NAME", "--out", "parquet"],
+        settings="store: NAME\nout: parquet\n",
+        over=["NAME"],
+        key=("otu: parquet", "out"),
+        beside=("export",),
+    ),
+    "gpt-demo": Habits(
+        slip=(["--prot", "7861"], "--port"),
+        fails=["--model", "NAME"],
+        settings="model: NAME\n",
+        over=["--model", "NAME"],
+        key=("prot: 7861", "port"),
+    ),
 }
 COMMANDS = pytest.mark.parametrize("name", sorted(SCRIPTS))
 
@@ -122,7 +146,7 @@ def assert_parses(name: str, arguments: list[str]) -> None:
     import tyro
 
     module = import_module(SCRIPTS[name].partition(":")[0])
-    if name == "gpt-import":
+    if hasattr(module, "parse_command"):
         module.parse_command(arguments)
     elif name == "gpt-sample":
         tyro.cli(module.Arguments, args=module.other_prompts(arguments)[1])
@@ -222,6 +246,13 @@ def test_no_color_is_obeyed(name):
     assert not COLOUR.search(on_a_terminal([module, "--help"], NO_COLOR="1"))
 
 
+class ServedPage:
+    """Stands for gradio's page, which would be served until Ctrl-C; tests/test_demo.py opens the real one."""
+
+    def block_thread(self) -> None:
+        sys.stdout.write("closing server\n")  # as gradio does
+
+
 def test_in_a_pipe_there_are_no_bars_and_json_is_one_object(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     harvest = ["--task", "moons", "--num-runs", "3", "--num-steps", "3", "--num-checkpoints", "2", "--out", "made"]
@@ -229,8 +260,12 @@ def test_in_a_pipe_there_are_no_bars_and_json_is_one_object(capsys, tmp_path, mo
         "gpt-harvest": [*harvest, "--json"],
         "gpt-sample": ["--prompt-loss", "0.3", "--json"],
         "gpt-import": ["export-lmdb", "made", "--out", "lmdb", "--json"],
-        "gpt-evaluate": ["--networks", "2", "--prompts", "2", "--json", "report.json"],
+        "gpt-evaluate": ["--quick", "--networks", "2", "--prompts", "2", "--json", "report.json"],
+        "gpt-dataset": ["export", "made", "--out", "parquet", "--json"],
+        "gpt-push": ["digits-loss", "org/name", "--card-only", "card.md", "--json"],
+        "gpt-demo": ["--json"],
     }
+    monkeypatch.setattr(demo, "open_page", lambda *_: (ServedPage(), "http://127.0.0.1:7860/"))
     assert set(runs) == set(SCRIPTS)
     pytest.importorskip("lmdb")
     for name, arguments in runs.items():

@@ -6,10 +6,13 @@ harvest or training takes minutes, an installation wants the network. The tutori
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from dataset_fixtures import environment, finished_harvest
 from documents import (
     FILES_OF,
     OUTPUT,
@@ -21,14 +24,18 @@ from documents import (
     commands_of,
     files_of_pages,
 )
+from local_hub import LocalHub
 from tiny_training import tiny_store
 
+from checkpoints_dataset.hub import push_dataset
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.commands import harvest
+from g_pt.hub import resolve_model
 from g_pt.tasks import registry
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-PYTHON_PAGES = [p for p in PAGES if p != TUTORIAL and any(b.language == "python" for b in blocks_of(p))]
+HUB = ROOT / "docs" / "hub.md"
+PYTHON_PAGES = [p for p in PAGES if p not in (TUTORIAL, HUB) and any(b.language == "python" for b in blocks_of(p))]
 COMMANDS = [
     pytest.param(words, id=f"{page.name}-{block.line}-{words[0]}")
     for page in PAGES
@@ -58,6 +65,19 @@ def test_python_blocks_run_in_order(page: Path, folder_of_files: Path) -> None:
         exec(compile("\n" * block.line + block.text, page.name, "exec"), names)  # errors then have the page's line
 
 
+def test_the_page_on_the_hub_runs_against_a_local_hub(default_hub: LocalHub, tmp_path: Path) -> None:
+    default_hub.push("org/name", resolve_model("digits-loss"))
+    push_dataset(CheckpointStore(finished_harvest()), "org/checkpoints")
+    program = "\n".join(block.text for block in blocks_of(HUB) if block.language == "python")
+    assert "org/name" in program
+    assert "org/checkpoints" in program
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": default_hub.url, "HF_HUB_DISABLE_XET": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment() | home, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize("words", COMMANDS)
 def test_commands_of_bash_blocks_parse(
     words: list[str], folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -65,11 +85,28 @@ def test_commands_of_bash_blocks_parse(
     assert_command_parses(words, monkeypatch)
 
 
-@pytest.mark.parametrize("command", ["gpt-sample --num-sample 1", "gpt-nothing", "python train/train_g_pt.py --x"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gpt-sample --num-sample 1",
+        "OMP_NUM_THREADS=1 gpt-sample --num-sample 1",
+        "gpt-nothing",
+        "python train/train_g_pt.py --x",
+        "python -m benchmarks.all --x",
+        "python -m benchmarks.nothing",
+        "python -m http.server",
+        "torchrun --nproc_per_node 4 -m g_pt.commands.harvest --num-rus 12",
+        "accelerate launch --num_processes 4 --module g_pt.commands.harvest --num-rus 12",
+        "torchrun --nproc_per_node 4",
+        "torchrun --processes 4 -m g_pt.commands.harvest",
+        "accelerate launch --gpus 4 train/train_g_pt.py",
+        "hf auth logout",
+    ],
+)
 def test_a_wrong_command_would_be_seen(
     command: str, folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises((AssertionError, SystemExit)):
+    with pytest.raises((AssertionError, ImportError, SystemExit)):
         assert_command_parses(command.split(), monkeypatch)
 
 

@@ -11,12 +11,16 @@ What comes back equals what went there, bit for bit. Log in with `hf auth login`
 
 from __future__ import annotations
 
+import json
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from g_pt.commands.parsing import parse_subcommand
 from g_pt.commands.terminal import exit_on_user_error, show_warnings
 
 if TYPE_CHECKING:
@@ -37,6 +41,8 @@ class Push:
     """Identifier of the licence, apache-2.0 say."""
     private: bool = False
     """Make a new repository private."""
+    json: bool = False
+    """Print one JSON object on standard output instead of a line for people."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Pull:
     """Which networks, where the repository has several."""
     revision: str | None = None
     """Branch, tag or commit."""
+    json: bool = False
+    """Print one JSON object on standard output instead of a line for people."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class Export:
     """Folder of the dataset."""
     out: Path
     """Folder of the parquet files; must not exist, or be empty."""
+    json: bool = False
+    """Print one JSON object on standard output instead of a line for people."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,8 @@ class Import:
     """Folder of the parquet files."""
     out: Path
     """Folder of the dataset."""
+    json: bool = False
+    """Print one JSON object on standard output instead of a line for people."""
 
 
 Command = (
@@ -81,16 +93,27 @@ Command = (
 )
 
 
+CONFIGURABLE: dict[str, type] = {"push": Push, "pull": Pull, "export": Export, "import": Import}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-dataset"):
-        parsed: Any = tyro.cli(Command, args=arguments, prog="gpt-dataset", description=(__doc__ or "").strip())
+        parsed = parse_command(arguments)
         show_warnings("gpt-dataset")
-        run(parsed)
+        with redirect_stdout(sys.stderr if parsed.json else sys.stdout):
+            result = run(parsed)
+        if parsed.json:
+            print(json.dumps(result))
 
 
-def run(arguments: Push | Pull | Export | Import) -> None:
-    """Do what was asked for, with a bar over the shards."""
+def parse_command(arguments: list[str] | None) -> Any:
+    """The subcommand's arguments."""
+    return parse_subcommand(Command, CONFIGURABLE, arguments, prog="gpt-dataset", description=__doc__)
+
+
+def run(arguments: Push | Pull | Export | Import) -> dict[str, Any]:
+    """Do what was asked for, with a bar over the shards; returns what `--json` prints."""
     from tqdm import tqdm
 
     from checkpoints_dataset.exchange import export_parquet, import_parquet
@@ -110,19 +133,29 @@ def run(arguments: Push | Pull | Export | Import) -> None:
                 progress=bar.update,
             )
             print(f"uploaded: {address}")
-        elif isinstance(arguments, Pull):
-            options = {"configuration": arguments.configuration, "revision": arguments.revision}
-            report(arguments.out, pull_dataset(arguments.repo, arguments.out, progress=bar.update, **options))
-        elif isinstance(arguments, Export):
+            return {"repo": arguments.repo, "address": str(address)}
+        if isinstance(arguments, Export):
             export_parquet(CheckpointStore(arguments.store), arguments.out, progress=bar.update)
             print(f"written: {arguments.out}")
+            return {"folder": str(arguments.out)}
+        if isinstance(arguments, Pull):
+            options = {"configuration": arguments.configuration, "revision": arguments.revision}
+            store = pull_dataset(arguments.repo, arguments.out, progress=bar.update, **options)
         else:
-            report(arguments.out, import_parquet(arguments.folder, arguments.out, progress=bar.update))
+            store = import_parquet(arguments.folder, arguments.out, progress=bar.update)
+    return report(arguments.out, store)
 
 
-def report(out: Path, store: CheckpointStore) -> None:
+def report(out: Path, store: CheckpointStore) -> dict[str, Any]:
     """What there is now."""
     print(f"{out}: {len(store)} checkpoints of {len(store.runs)} runs, {len(store.left_out)} runs left out")
+    return {
+        "folder": str(out),
+        "task": store.header.task,
+        "checkpoints": len(store),
+        "runs": len(store.runs),
+        "left_out": {str(run): reason for run, reason in store.left_out.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 Examples:
     gpt-demo
+    gpt-demo --model cartpole-return --browser
     gpt-demo --model runs/digits/loss/pipeline --port 7861
 
 Needs `pip install "g-pt[demo]"`. Nothing leaves this machine; stop it with Ctrl-C.
@@ -9,12 +10,15 @@ Needs `pip install "g-pt[demo]"`. Nothing leaves this machine; stop it with Ctrl
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
-import tyro
-
+from g_pt.commands.parsing import parse
 from g_pt.commands.terminal import exit_on_user_error, show_warnings
 
 
@@ -28,18 +32,35 @@ class Arguments:
     """Port of the page on 127.0.0.1."""
     browser: bool = False
     """Open a browser window."""
+    json: bool = False
+    """Print one JSON object, with the page's address, on standard output instead of lines for people."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-demo"):
-        parsed = tyro.cli(Arguments, args=arguments, prog="gpt-demo", description=(__doc__ or "").strip())
+        parsed = parse(Arguments, arguments, prog="gpt-demo", description=__doc__)
         show_warnings("gpt-demo")
-        run(parsed)
+        out = sys.stdout
+        with redirect_stdout(sys.stderr if parsed.json else out):  # gradio prints too, at the end once more
+            models = models_of(parsed)
+            page, address = open_page(parsed, models)
+            if parsed.json:
+                print(json.dumps({"address": address, "models": models}), file=out, flush=True)
+            page.block_thread()
 
 
-def run(arguments: Arguments) -> None:
-    """Load the first model, then serve until stopped."""
+def models_of(arguments: Arguments) -> list[str]:
+    """The models that can be chosen on the page, the one to begin with first; refuses one that is not there."""
+    from g_pt.hub import bundled_models, resolve_model
+
+    first = arguments.model or "digits-loss"
+    resolve_model(first)
+    return [first, *(name for name in bundled_models() if name != first)]
+
+
+def open_page(arguments: Arguments, models: list[str]) -> tuple[Any, str]:
+    """Load the first model, then serve; returns the page and its address, `block_thread` of the page waits."""
     if find_spec("gradio") is None:
         raise ValueError('the page needs gradio: pip install "g-pt[demo]"')
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -47,16 +68,19 @@ def run(arguments: Arguments) -> None:
 
     from g_pt.commands.terminal import hide_bars_in_pipes
     from g_pt.demo_page import build_page, load
-    from g_pt.hub import bundled_models
 
     hide_bars_in_pipes()
-    models = [*([arguments.model] if arguments.model else []), *bundled_models()]
-    models.sort(key=lambda name: name != (arguments.model or "digits-loss"))
     _ = load(models[0]).task  # refuse before the page is there
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing is fetched
-    build_page(list(dict.fromkeys(models))).launch(
-        server_name="127.0.0.1", server_port=arguments.port, inbrowser=arguments.browser, theme=theme
+    page = build_page(models)
+    _, address, _ = page.launch(
+        prevent_thread_lock=True,
+        server_name="127.0.0.1",
+        server_port=arguments.port,
+        inbrowser=arguments.browser,
+        theme=theme,
     )
+    return page, address
 
 
 if __name__ == "__main__":

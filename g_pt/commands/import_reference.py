@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from g_pt.commands.import_own import Folder, Recorded, finish_recorded, import_own_folder
-from g_pt.commands.parsing import parse, parse_flags
+from g_pt.commands.parsing import parse_subcommand
 from g_pt.commands.terminal import exit_on_user_error, show_warnings
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ Command = (
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-import"):
-        parsed = parse_command(sys.argv[1:] if arguments is None else arguments)
+        parsed = parse_command(arguments)
         show_warnings("gpt-import")
         with redirect_stdout(sys.stderr if parsed.json else sys.stdout):
             result = RUN[type(parsed)](parsed)
@@ -131,12 +131,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(json.dumps(result))
 
 
-def parse_command(arguments: list[str]) -> Any:
+def parse_command(arguments: list[str] | None) -> Any:
     """The subcommand's arguments; `reference` has a --config of its own, which is the model's."""
-    kind = CONFIGURABLE.get(arguments[0]) if arguments else None
-    if kind is not None and any(argument.partition("=")[0] == "--config" for argument in arguments):
-        return parse(kind, arguments[1:], prog=f"gpt-import {arguments[0]}", description=kind.__doc__)
-    return parse_flags(Command, arguments, prog="gpt-import", description=__doc__)
+    return parse_subcommand(Command, CONFIGURABLE, arguments, prog="gpt-import", description=__doc__)
 
 
 def import_reference(arguments: Reference) -> dict[str, Any]:

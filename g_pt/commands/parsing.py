@@ -43,6 +43,27 @@ def parse(kind: type[Arguments], arguments: Sequence[str] | None, *, prog: str, 
     return parse_flags(kind, rest, prog=prog, description=description, default=default)
 
 
+def parse_subcommand(
+    command: Any,
+    configurable: Mapping[str, type],
+    arguments: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str | None,
+) -> Any:
+    """Arguments of the subcommand that is named first; `configurable` are those that take `--config FILE.yaml`.
+
+    Args:
+        command: the union of all subcommands.
+        configurable: their classes by name.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    kind = configurable.get(arguments[0]) if arguments else None
+    if kind is not None and any(argument.partition("=")[0] == "--config" for argument in arguments):
+        return parse(kind, arguments[1:], prog=f"{prog} {arguments[0]}", description=kind.__doc__)
+    return parse_flags(command, arguments, prog=prog, description=description)
+
+
 def parse_flags(kind: Any, arguments: Sequence[str], *, prog: str, description: str | None, default: Any = None) -> Any:
     """What tyro makes of the flags; NO_COLOR is obeyed, which it knows as TERM=dumb only."""
     options = {} if default is None else {"default": default}

@@ -11,11 +11,15 @@ What was measured goes into the card: a report.json beside the model, or the one
 
 from __future__ import annotations
 
+import json
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from g_pt.commands.parsing import parse
 from g_pt.commands.terminal import exit_on_user_error, show_warnings
 
 
@@ -37,18 +41,23 @@ class Arguments:
     """Branch to commit to; main where not given."""
     card_only: Path | None = None
     """Write the model card to this file and upload nothing."""
+    json: bool = False
+    """Print one JSON object on standard output instead of a line for people."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     with exit_on_user_error("gpt-push"):
-        parsed = tyro.cli(Arguments, args=arguments, prog="gpt-push", description=(__doc__ or "").strip())
+        parsed = parse(Arguments, arguments, prog="gpt-push", description=__doc__)
         show_warnings("gpt-push")
-        run(parsed)
+        with redirect_stdout(sys.stderr if parsed.json else sys.stdout):
+            result = run(parsed)
+        if parsed.json:
+            print(json.dumps(result))
 
 
-def run(arguments: Arguments) -> None:
-    """Load, make the card, upload."""
+def run(arguments: Arguments) -> dict[str, str]:
+    """Load, make the card, upload; returns what `--json` prints."""
     from g_pt.commands.terminal import hide_bars_in_pipes
     from g_pt.hub import resolve_model
     from g_pt.hub_upload import read_report, saved_report
@@ -65,7 +74,7 @@ def run(arguments: Arguments) -> None:
         card = model_card(pipeline, arguments.repo, report=report, license=arguments.license)
         arguments.card_only.write_text(card, encoding="utf-8")
         print(f"written: {arguments.card_only}")
-        return
+        return {"repo": arguments.repo, "card": str(arguments.card_only)}
     address = pipeline.push_to_hub(
         arguments.repo,
         report=report,
@@ -74,6 +83,7 @@ def run(arguments: Arguments) -> None:
         revision=arguments.revision,
     )
     print(f"uploaded: {address}")
+    return {"repo": arguments.repo, "address": str(address)}
 
 
 if __name__ == "__main__":
