@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from g_pt.commands.sample import main
+from g_pt.schedulers import SCHEDULERS
 from g_pt.tasks import get_task
 
 TASK = get_task("digits")
@@ -72,7 +73,7 @@ def test_several_samples_share_the_start_and_differ(capsys: pytest.CaptureFixtur
     assert all(Path(s["file"]).is_file() for s in result["samples"])
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpmsolver++", "unipc"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_improves_the_network(capsys: pytest.CaptureFixture[str], scheduler: str) -> None:
     result = sample(capsys, "--prompt-loss", "0.2", "--scheduler", scheduler, "--num-inference-steps", "10")
     assert result["num_inference_steps"] == 10
@@ -111,7 +112,7 @@ def test_a_prompt_out_of_range_warns_with_the_range(capsys: pytest.CaptureFixtur
     ("arguments", "message"),
     [
         (["--prompt-loss", "0.1", "--task", "digitz"], "Did you mean 'digits'"),
-        (["--prompt-loss", "0.1", "--scheduler", "euler"], "scheduler must be one of ['ddim', "),
+        (["--prompt-loss", "0.1", "--scheduler", "adams"], "scheduler must be one of ['ddim', "),
         (["--prompt-loss", "0.1", "--prompt-error", "3"], "exactly one prompt"),
         ([], "exactly one prompt"),
         (["--prompt-accuracy", "0.1"], "--prompt-"),
