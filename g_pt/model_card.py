@@ -162,29 +162,30 @@ def interval_cells(entry: dict[str, Any]) -> str:
     return f"{entry['mean']:.4g} | {interval}"
 
 
+# of the report's section on novelty: what the card calls it -> its key
+NOVELTY_COLUMNS = {
+    "accuracy % or metric": "quality",
+    "distance to the nearest training run": "nearest_run",
+    "copying z": "copying_score",
+    "accurate and novel": "accurate_and_novel",
+}
+
+
 def memorisation(report: dict[str, Any]) -> str:
-    """Every figure that the report has on novelty, or that it has none."""
-    found = {
-        key: value
-        for key, value in flat(report).items()
-        if any(word in key.lower() for word in ("novelty", "memori", "nearest"))
-    }
-    if not found:
+    """What the report's section on novelty says, or that it has none: the model's samples, fresh networks, competitors."""
+    section = report.get("sections", {}).get("novelty")
+    if section is None:
         return "How far the sampled networks are from the training runs (memorisation, novelty) was not measured."
-    rows = [f"| {key} | {value:.4g} |" for key, value in found.items()]
-    return "\n".join(["Memorisation and novelty:", "", "| what | value |", "|---|---|", *rows[:40]])
-
-
-def flat(value: dict[str, Any], path: str = "") -> dict[str, float]:
-    """Numbers of nested objects, by their paths."""
-    found: dict[str, float] = {}
-    for key, entry in value.items():
-        name = f"{path}.{key}" if path else str(key)
-        if isinstance(entry, dict):
-            found |= flat(entry, name)
-        elif isinstance(entry, int | float) and not isinstance(entry, bool):
-            found[name] = float(entry)
-    return found
+    lines = [
+        f"One-update samples against {section['training_runs']:,} training runs (docs/novelty.md of g-pt says how to read it):",
+        "",
+        f"| networks | {' | '.join(NOVELTY_COLUMNS)} |",
+        f"|{'---|' * (1 + len(NOVELTY_COLUMNS))}",
+    ]
+    for name, row in section["rows"].items():
+        cells = [f"{row[key]['mean']:.3g}" if key in row else "-" for key in NOVELTY_COLUMNS.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def limits(pipeline: ParameterUpdatePipeline) -> dict[str, str]:

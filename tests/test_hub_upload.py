@@ -124,8 +124,13 @@ def test_the_card_says_what_is_known(hub, random_pipeline):
 
 
 def test_figures_on_novelty_are_told_where_they_were_measured(hub, random_pipeline):
-    random_pipeline.push_to_hub(REPO, report=REPORT | {"novelty": {"distance_to_nearest_run": {"mean": 7.25}}})
-    assert "| novelty.distance_to_nearest_run.mean | 7.25 |" in card_of(hub)[1]
+    row = {"quality": {"mean": 96.5}, "nearest_run": {"mean": 7.25}, "accurate_and_novel": {"mean": 0.5}}
+    section = {"training_runs": 10800, "rows": {"G.pt": row, "fresh networks": row | {"copying_score": {"mean": -0.5}}}}
+    random_pipeline.push_to_hub(REPO, report=REPORT | {"sections": {"novelty": section}})
+    body = card_of(hub)[1]
+    assert "| G.pt | 96.5 | 7.25 | - | 0.5 |" in body
+    assert "| fresh networks | 96.5 | 7.25 | -0.5 | 0.5 |" in body
+    assert "10,800 training runs" in body
 
 
 def test_a_card_without_a_report_claims_nothing(hub, random_pipeline):
