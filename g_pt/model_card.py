@@ -172,12 +172,13 @@ NOVELTY_COLUMNS = {
 
 
 def memorisation(report: dict[str, Any]) -> str:
-    """What the report's section on novelty says, or that it has none: the model's samples, fresh networks, competitors."""
+    """What the report's section on novelty says of samples, fresh networks and competitors, or that it has none."""
     section = report.get("sections", {}).get("novelty")
     if section is None:
         return "How far the sampled networks are from the training runs (memorisation, novelty) was not measured."
     lines = [
-        f"One-update samples against {section['training_runs']:,} training runs (docs/novelty.md of g-pt says how to read it):",
+        f"One-update samples against {section['training_runs']:,} training runs; docs/novelty.md of g-pt says how to read "
+        "it.",
         "",
         f"| networks | {' | '.join(NOVELTY_COLUMNS)} |",
         f"|{'---|' * (1 + len(NOVELTY_COLUMNS))}",
