@@ -126,7 +126,7 @@ def description(pipeline: ParameterUpdatePipeline) -> dict[str, str]:
 
 
 def training_data(training: dict[str, Any]) -> dict[str, str]:
-    """How many runs it learned from, and how they were made."""
+    """How many runs it learned from, how they were made, and by which stages it learned."""
     dataset = training.get("dataset")
     if not isinstance(dataset, dict):
         return {"data": "not recorded"}
@@ -134,6 +134,11 @@ def training_data(training: dict[str, Any]) -> dict[str, str]:
     source = dataset.get("source")
     if isinstance(source, dict) and source:
         facts["how the runs were made"] = ", ".join(f"{key} {value}" for key, value in source.items())
+    stage = training.get("alignment")
+    facts["stages"] = "denoising"
+    if isinstance(stage, dict):
+        settings = ", ".join(f"{key} {value}" for key, value in stage.items())
+        facts["stages"] += f", then alignment through the sampler and the metric ({settings})"
     return facts
 
 
@@ -177,8 +182,8 @@ def memorisation(report: dict[str, Any]) -> str:
     if section is None:
         return "How far the sampled networks are from the training runs (memorisation, novelty) was not measured."
     lines = [
-        f"One-update samples against {section['training_runs']:,} training runs; docs/novelty.md of g-pt says how to read "
-        "it.",
+        f"One-update samples against {section['training_runs']:,} training runs; docs/novelty.md of g-pt says how "
+        "to read it.",
         "",
         f"| networks | {' | '.join(NOVELTY_COLUMNS)} |",
         f"|{'---|' * (1 + len(NOVELTY_COLUMNS))}",

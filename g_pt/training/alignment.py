@@ -85,7 +85,14 @@ def align(
     accelerator = accelerator or accelerator_of(settings)
     check_alignment(config, task, accelerator)
     pipeline.to(accelerator.device)
-    pipeline.register_to_config(num_inference_steps=options.num_inference_steps)
+    stage = {
+        "num_steps": options.num_steps,
+        "gradient": "exact" if has_exact_gradient(config, task) else "evolution",
+        "recursive_share": options.recursive_share,
+    }
+    pipeline.register_to_config(
+        num_inference_steps=options.num_inference_steps, training={**pipeline.config.training, "alignment": stage}
+    )
     loss = AlignmentLoss(config, task, pipeline, pairs, accelerator)
     probe = PromptProbe(config, task, pipeline, held_out)
     resume = resume and (settings.output / "train_config.json").is_file()
