@@ -1,11 +1,15 @@
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
 
 from g_pt import figures
 from g_pt.figures import new_figure, save_prompt_curve, save_training_curve
+from g_pt.metrics import Metric
+from g_pt.report.pictures import save_plane
 
 LOSSES = [{"step": s, "loss": 1 / (s + 1)} for s in range(0, 500, 10)]
 EVALUATIONS = [
@@ -89,3 +93,16 @@ def test_an_error_while_drawing_keeps_the_old_picture(tmp_path):
     with pytest.raises(ValueError, match=r"shape|size"):
         save_prompt_curve(np.ones(3), np.ones((4, 5)), path, metric="m", unit="", alignment=0)
     assert path.read_bytes() == b"old"
+
+
+def test_a_plane_is_drawn_around_points_that_have_no_metric(tmp_path):
+    values = torch.linspace(0.5, 2.0, 16).view(4, 4)
+    axis, run, jump = torch.linspace(0, 1, 4), torch.rand(3, 2), torch.tensor([0.5, 0.5])
+    draw = partial(save_plane, axis, axis, run=run, jump=jump, metric=Metric("loss", "nats"), split="test")
+    draw(values, path=tmp_path / "whole.png")
+    values[:2, :2] = torch.tensor([[torch.nan, torch.inf], [torch.nan, torch.nan]])
+    draw(values, path=tmp_path / "part.png")
+    whole, part = (imread(tmp_path / f"{name}.png") for name in ("whole", "part"))
+    assert whole.shape == part.shape
+    background = (part[..., :3] == 1).all(axis=-1).mean() - (whole[..., :3] == 1).all(axis=-1).mean()
+    assert background > 0.02, "an empty corner"

@@ -59,17 +59,20 @@ def save_plane(
 ) -> None:
     """Contours of a metric over a plane, (len(ys), len(xs)), with a training run (C, 2) and an update's end (2,) in it.
 
-    The origin is their start.
+    The origin is their start. Where the metric is not finite, as of networks with negative running variances, the plane
+    stays empty.
     """
     from matplotlib.colors import LogNorm, Normalize
 
     figure, (axis,) = new_figure()
     axis.grid(visible=False)
-    lowest, highest = values.min().item(), values.max().item()
+    finite = values[values.isfinite()]
+    lowest, highest = finite.min().item(), finite.max().item()
     logarithmic = metric.transform == "log" and lowest > 0
     levels = (np.geomspace if logarithmic else np.linspace)(lowest, highest * (1 + 1e-6) + 1e-9, 22)
     norm: Normalize = (LogNorm if logarithmic else Normalize)(lowest, highest)
-    field = axis.contourf(xs, ys, values, levels=levels, norm=norm, cmap="viridis_r" if metric.minimize else "viridis")
+    shown = np.ma.masked_invalid(values.numpy())
+    field = axis.contourf(xs, ys, shown, levels=levels, norm=norm, cmap="viridis_r" if metric.minimize else "viridis")
     bar = figure.colorbar(field, ax=axis, label=f"{metric.name} ({metric.unit}), {split} split", format="%.2g")
     bar.ax.minorticks_off()
     axis.plot(*run.T, "o-", color="white", ms=2.5, lw=1.2, label="training, projected")
