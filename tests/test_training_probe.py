@@ -5,7 +5,8 @@ import torch
 from builders import build_pipeline, randomise
 
 from g_pt.pairs import CheckpointPairs
-from g_pt.training.config import PairConfig, ProgressConfig, TrainConfig
+from g_pt.training.config import ModelConfig, PairConfig, ProgressConfig, TrainConfig
+from g_pt.training.held_out import measure_held_out
 from g_pt.training.probe import PromptProbe
 
 
@@ -98,3 +99,16 @@ def test_the_ends_of_the_middle_of_the_networks_enclose_the_mean(probe):
     measured = probe.measure()
     for low, mean, high in zip(measured["achieved_low"], measured["achieved"], measured["achieved_high"], strict=True):
         assert low < mean < high
+
+
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction", "flow_prediction"])
+def test_errors_of_tensors_are_of_what_the_model_predicts(digits, prediction):
+    pipeline = build_pipeline(digits)
+    randomise(pipeline.transformer)
+    starts = digits.init(8, torch.Generator().manual_seed(3))
+    pairs = CheckpointPairs(starts, 0.7 * starts, torch.full((8,), 2.0), torch.full((8,), 0.2))
+    config = TrainConfig(model=ModelConfig(prediction_type=prediction), pairs=PairConfig(batch_size=8))
+    found = measure_held_out(config, pipeline, lambda step, share: pairs)
+    sizes = {name: part.stop - part.start for name, part in digits.layout.slices.items()}
+    mean = sum(sizes[name] * error for name, error in found.by_tensor.items()) / sum(sizes.values())
+    assert mean == pytest.approx(found.loss, rel=1e-5)

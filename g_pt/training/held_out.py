@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.diffusion import Objective, diffusion_loss, velocity
-from g_pt.pairs import CheckpointPairs
+from g_pt.diffusion import Noised, Objective, diffusion_loss
 from g_pt.pipeline import ParameterUpdatePipeline
 from g_pt.seeds import keyed_generator
 from g_pt.training.config import TrainConfig
@@ -51,9 +50,10 @@ def measure_held_out(config: TrainConfig, pipeline: ParameterUpdatePipeline, pai
         objective = Objective(config.model.prediction_type)
         loss = diffusion_loss(model, pipeline.normalizer, batch, timesteps, noise, alphas_cumprod, objective)
         losses.append(loss.item())
-        target = target_of(config, pipeline, batch, noise, alphas_cumprod[timesteps])  # (B, P)
-        errors.append((model.predicted.float() - target).square().mean(dim=0))
-        networks.append(pipeline.normalizer.normalize(batch.future_params))
+        x_0 = pipeline.normalizer.normalize(batch.future_params)
+        noised = Noised.draw(objective.prediction_type, x_0, noise, timesteps, alphas_cumprod)
+        errors.append((model.predicted.float() - noised.target).square().mean(dim=0))
+        networks.append(x_0)
         metrics.append(pipeline.metric.embedded(batch.future_metric))
     error = torch.stack(errors).mean(dim=0)  # (P,)
     by_tensor = {name: error[part].mean().item() for name, part in layout.slices.items()}
@@ -73,14 +73,6 @@ class Recorder:
         """The prediction of the model."""
         self.predicted = self.model(*inputs)
         return self.predicted
-
-
-def target_of(
-    config: TrainConfig, pipeline: ParameterUpdatePipeline, batch: CheckpointPairs, noise: Tensor, abar: Tensor
-) -> Tensor:
-    """What should have been predicted: (B, P)."""
-    x_0 = pipeline.normalizer.normalize(batch.future_params)
-    return x_0 if config.model.prediction_type == "sample" else velocity(x_0, noise, abar)
 
 
 def dispersion_of(networks: Tensor) -> float:
