@@ -82,13 +82,14 @@ def eval_results(pipeline: ParameterUpdatePipeline, report: dict[str, Any] | Non
 
 def snippet(pipeline: ParameterUpdatePipeline, repo_id: str) -> str:
     """Five lines that work."""
-    low, high = pipeline.config.training.get("attainable_range", [0.1, 1.0])
+    best, init = pipeline.config.training.get("attainable_range", [0.1, 1.0])
     return f"""```python
 import torch
 from g_pt import ParameterUpdatePipeline
+
 pipe = ParameterUpdatePipeline.from_pretrained("{repo_id}")
 starts = {starts(pipeline)}
-updated = pipe(starts, prompted_metric={min(low, high):.3g}{known_start(pipeline, high)}).params  # (8, parameters)
+updated = pipe(starts, prompted_metric={best:.3g}{known_start(pipeline, init)}).params  # (8, parameters)
 ```"""
 
 
