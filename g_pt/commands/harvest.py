@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
         with redirect_stdout(sys.stderr):  # a user's task may print, and --json promises one object
             store = harvest_with_progress(config, folder, team)
         if parsed.json and store is not None:
-            print(json.dumps(summary(store)))
+            left_out = {str(run): reason for run, reason in store.left_out.items()}
+            print(json.dumps({**summary(store), "left_out": left_out}))
         leave_team(team)
 
 
@@ -100,14 +101,13 @@ def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None
 
 
 def summary(store: CheckpointStore) -> dict[str, Any]:
-    """What `--json` prints about a dataset."""
+    """What `--json` prints about every dataset that was made."""
     return {
         "folder": str(store.folder),
         "task": store.header.task,
         "metrics": list(store.header.metrics),
         "checkpoints": len(store),
         "runs": len(store.runs),
-        "left_out": {str(run): reason for run, reason in store.left_out.items()},
     }
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from g_pt.commands.harvest import summary
+
 if TYPE_CHECKING:
     from checkpoints_dataset.store import CheckpointStore
 
@@ -84,11 +86,4 @@ def told(store: CheckpointStore) -> dict[str, Any]:
             "training wants both",
             file=sys.stderr,
         )
-    return {
-        "folder": str(store.folder),
-        "task": store.header.task,
-        "metrics": list(store.header.metrics),
-        "checkpoints": len(store),
-        "runs": len(store.runs),
-        "splits": splits,
-    }
+    return {**summary(store), "splits": splits}
