@@ -28,14 +28,14 @@ from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.facts import fit_normalizer, training_facts
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore, is_finished
-from g_pt.atomic_files import read_json, write_json
 from g_pt.commands.harvest import harvest_with_progress
-from g_pt.config_files import merge, read_yaml
-from g_pt.evaluation import bootstrap_mean, prompt_alignment
-from g_pt.normalization import NormalizationMode, ParameterNormalizer
-from g_pt.pairs import CheckpointPairs
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.prompting import measure_updates, prompt_grid, update_networks
+from g_pt.evaluation.statistics import bootstrap_mean, prompt_alignment
+from g_pt.files.atomic import read_json, write_json
+from g_pt.files.config import merge, read_yaml
+from g_pt.model.normalization import NormalizationMode, ParameterNormalizer
+from g_pt.model.pairs import CheckpointPairs
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
 from g_pt.tasks import get_task
 from g_pt.tasks.base import Task
 from g_pt.training.config import ProgressConfig, TrainConfig

@@ -36,13 +36,13 @@ from benchmarks.ablations import (
     with_steps,
 )
 from checkpoints_dataset.store import CheckpointStore
-from g_pt.atomic_files import read_json, write_json
-from g_pt.config_files import merge, read_yaml
-from g_pt.diversity import measure_diversity
-from g_pt.evaluation import bootstrap_mean
+from g_pt.evaluation.diversity import measure_diversity
+from g_pt.evaluation.statistics import bootstrap_mean
+from g_pt.files.atomic import read_json, write_json
+from g_pt.files.config import merge, read_yaml
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.prompting import measure_updates, update_networks
 from g_pt.permutations.matching import nearest_distance
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.prompting import measure_updates, update_networks
 from g_pt.tasks import get_task
 from g_pt.training.alignment import align
 from g_pt.training.config import TrainConfig

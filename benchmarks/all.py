@@ -19,8 +19,8 @@ from pathlib import Path
 from benchmarks import harvest_speed, pair_loading, training_step, use_speed
 from benchmarks.rounds import Measured, machine, table
 from checkpoints_dataset.config import HarvestConfig
-from g_pt.atomic_files import write_json
-from g_pt.cpu_memory import keep_freed_memory
+from g_pt.files.atomic import write_json
+from g_pt.runtime.cpu_memory import keep_freed_memory
 
 Part = Callable[[], list[Measured]]
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.rounds import Measured, ratios, seconds_in_turn, table
-from g_pt.cpu_memory import keep_freed_memory
-from g_pt.seeds import keyed_generator
-from g_pt.transformer import attention
+from g_pt.model.transformer import attention
+from g_pt.runtime.cpu_memory import keep_freed_memory
+from g_pt.runtime.seeds import keyed_generator
 
 HEADS, SIZE = 4, 64
 TOKENS = {21: 256, 85: 64, 340: 16}  # as many networks as make the same number of rows

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.harvest import harvest
-from g_pt.atomic_files import write_json
-from g_pt.cpu_memory import keep_freed_memory
+from g_pt.files.atomic import write_json
+from g_pt.runtime.cpu_memory import keep_freed_memory
 from g_pt.tasks import get_task
 from g_pt.tasks.classification import ClassificationTask
 

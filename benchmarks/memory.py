@@ -24,8 +24,8 @@ from benchmarks.training_step import Size, TrainingStep
 from checkpoints_dataset.facts import fit_normalizer
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
-from g_pt.atomic_files import write_json
-from g_pt.cpu_memory import keep_freed_memory
+from g_pt.files.atomic import write_json
+from g_pt.runtime.cpu_memory import keep_freed_memory
 
 SMALL = 0.1  # GB
 KINDS = {"resident": "VmRSS", "anonymous": "RssAnon", "of files": "RssFile"}

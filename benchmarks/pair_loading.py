@@ -25,10 +25,10 @@ from benchmarks.synthetic_store import TASK, write_random_store
 from benchmarks.training_step import Size, TrainingStep
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
-from g_pt.atomic_files import write_json
-from g_pt.cpu_memory import keep_freed_memory
-from g_pt.pairs import CheckpointPairs
-from g_pt.seeds import keyed_generator
+from g_pt.files.atomic import write_json
+from g_pt.model.pairs import CheckpointPairs
+from g_pt.runtime.cpu_memory import keep_freed_memory
+from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_task
 
 PRESET_SIZE = Size(256, 4, 8)  # of train/presets/fashion-mnist.yaml

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from g_pt.atomic_files import write_json
+from g_pt.files.atomic import write_json
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "train" / "train_g_pt.py"

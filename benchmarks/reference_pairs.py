@@ -27,15 +27,15 @@ import torch
 from torch import Tensor
 
 from checkpoints_dataset.format import DatasetHeader, RunRecord
-from checkpoints_dataset.lmdb_export import export_runs
-from checkpoints_dataset.lmdb_import import ImportOptions, import_runs
-from checkpoints_dataset.lmdb_names import METRICS
-from checkpoints_dataset.lmdb_runs import LmdbRuns, import_lmdb
+from checkpoints_dataset.lmdb.names import METRICS
+from checkpoints_dataset.lmdb.reading import ImportOptions, import_runs
+from checkpoints_dataset.lmdb.runs import LmdbRuns, import_lmdb
+from checkpoints_dataset.lmdb.writing import export_runs
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
-from g_pt.atomic_files import write_json
-from g_pt.seeds import keyed_generator
+from g_pt.files.atomic import write_json
+from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import Task
 

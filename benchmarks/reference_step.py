@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.reference_loop import LoopTransformer
-from g_pt.atomic_files import write_json
-from g_pt.diffusion import q_sample
-from g_pt.metrics import Metric
-from g_pt.reference.scheduler import reference_alphas_cumprod
+from g_pt.files.atomic import write_json
+from g_pt.model.diffusion import q_sample
+from g_pt.model.reference_scheduler import reference_alphas_cumprod
+from g_pt.model.reference_transformer import ReferenceTransformer
+from g_pt.networks.metrics import Metric
 from g_pt.reference.splits import token_sizes
-from g_pt.reference.transformer import ReferenceTransformer
 from g_pt.reference.weights import load_reference_state
 
 LAYOUT = [["fc1.weight", [10, 784]], ["fc1.bias", [10]], ["fc2.weight", [10, 10]], ["fc2.bias", [10]]]

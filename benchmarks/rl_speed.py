@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from g_pt.atomic_files import write_json
-from g_pt.cpu_memory import keep_freed_memory
-from g_pt.seeds import keyed_generator
+from g_pt.files.atomic import write_json
+from g_pt.runtime.cpu_memory import keep_freed_memory
+from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks.ppo_config import PPOConfig
 from rl_tasks.cartpole import CartPole
 from rl_tasks.ppo import PopulationPPO

@@ -26,15 +26,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.ablations import PRESETS
 from benchmarks.synthetic_store import write_random_store
 from checkpoints_dataset.pair_sampler import PairSampler
-from g_pt.config_files import read_yaml
+from g_pt.files.config import read_yaml
+from g_pt.model.reference_transformer import ReferenceTransformer
+from g_pt.model.transformer import ParameterTransformer
 from g_pt.reference.splits import token_sizes
-from g_pt.reference.transformer import ReferenceTransformer
-from g_pt.seeds import keyed_generator
+from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_task
 from g_pt.training.config import ModelConfig, PairConfig, TrainConfig
 from g_pt.training.loop import draw_noise
 from g_pt.training.setup import make_model
-from g_pt.transformer import ParameterTransformer
 
 PRESET = "paper-mnist"
 GPUS = (1, 8, 64)

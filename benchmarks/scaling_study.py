@@ -24,13 +24,13 @@ import torch
 from benchmarks.ablations import PRESETS, Preset, Variant, scale_and_facts, settings, slug
 from benchmarks.alignment import first_stage, second_stage
 from checkpoints_dataset.store import CheckpointStore, is_finished
-from g_pt.atomic_files import read_json, write_json
 from g_pt.commands.harvest import harvest_with_progress
-from g_pt.config_files import merge, read_yaml
-from g_pt.evaluation import bootstrap_mean, prompt_alignment
-from g_pt.figures import BLUE, GREY, ORANGE, new_figure, save_figure
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.prompting import measure_updates, prompt_grid, update_networks
+from g_pt.evaluation.statistics import bootstrap_mean, prompt_alignment
+from g_pt.files.atomic import read_json, write_json
+from g_pt.files.config import merge, read_yaml
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
+from g_pt.pictures.canvas import BLUE, GREY, ORANGE, new_figure, save_figure
 from g_pt.training.config import TrainConfig
 
 DENOISING_SHARE = 0.6

@@ -10,7 +10,7 @@ import torch
 from checkpoints_dataset.format import DatasetHeader, RunRecord
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
-from g_pt.seeds import keyed_generator
+from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_task
 
 TASK = "reference-mnist"  # the paper's MLP 784-10-10: 7,960 parameters; needs no images

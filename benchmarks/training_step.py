@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rounds import Measured, machine, ratios, seconds_in_turn, table
-from g_pt.atomic_files import write_json
-from g_pt.cpu_memory import keep_freed_memory
-from g_pt.diffusion import diffusion_loss
-from g_pt.normalization import ParameterNormalizer
-from g_pt.pairs import CheckpointPairs
-from g_pt.seeds import keyed_generator
+from g_pt.files.atomic import write_json
+from g_pt.model.diffusion import diffusion_loss
+from g_pt.model.normalization import ParameterNormalizer
+from g_pt.model.pairs import CheckpointPairs
+from g_pt.runtime.cpu_memory import keep_freed_memory
+from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_task
 from g_pt.training.config import ModelConfig, PairConfig, TrainConfig
 from g_pt.training.loop import draw_noise

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.rounds import Measured, machine, ratios, seconds_in_turn, table
-from g_pt.atomic_files import write_json
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.seeds import keyed_generator
+from g_pt.files.atomic import write_json
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks.classification import ClassificationTask
 
 MODEL = "digits-loss"

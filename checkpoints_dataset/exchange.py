@@ -27,9 +27,9 @@ from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHe
 from checkpoints_dataset.mapped_rows import NUMPY_DTYPES
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter, fingerprint
-from g_pt.atomic_files import read_json, write_json
+from g_pt.files.atomic import read_json, write_json
+from g_pt.files.tensor import read_tensor_entries
 from g_pt.tasks.base import Split
-from g_pt.tensor_files import read_tensor_entries
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 GROUP_BYTES = 8_000_000  # of a row group: what streaming fetches at once

@@ -9,7 +9,7 @@ import torch
 
 from checkpoints_dataset.format import RunRecord
 from checkpoints_dataset.store import CheckpointStore
-from g_pt.normalization import NormalizationMode, ParameterNormalizer
+from g_pt.model.normalization import NormalizationMode, ParameterNormalizer
 from g_pt.tasks.base import Task
 
 STATISTICS_ROWS = 25_000  # as many as the reference estimates its scale from

@@ -26,9 +26,9 @@ from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader, RunRecord
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
-from g_pt.metrics import Metric
-from g_pt.network_files import read_network
-from g_pt.parameters import ParameterLayout
+from g_pt.networks.metrics import Metric
+from g_pt.networks.network_files import read_network
+from g_pt.networks.parameters import ParameterLayout
 from g_pt.tasks.base import Task
 
 FILE, RUN, STEP = "file", "run", "step"

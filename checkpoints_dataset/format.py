@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from g_pt.atomic_files import read_json
-from g_pt.metrics import Metric
-from g_pt.parameters import ParameterLayout
+from g_pt.files.atomic import read_json
+from g_pt.networks.metrics import Metric
+from g_pt.networks.parameters import ParameterLayout
 from g_pt.tasks.base import Split
 
 FORMAT = "g-pt checkpoint dataset"

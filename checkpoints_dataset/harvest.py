@@ -18,12 +18,12 @@ from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader
 from checkpoints_dataset.writer import DatasetWriter
-from g_pt.mini_batches import mini_batches
-from g_pt.optimizers import make_optimizer, writable
-from g_pt.processes import Team
-from g_pt.seeds import keyed_generator, seeded_global_generator
+from g_pt.runtime.processes import Team
+from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import PopulationTask, Task, TrainableTask, TrainedPopulation
+from g_pt.update_rules.first_order import make_optimizer, writable
+from g_pt.update_rules.mini_batches import mini_batches
 
 Progress = Callable[[int], object]  # called with the number of network-steps just taken
 

@@ -13,7 +13,7 @@ import yaml
 from checkpoints_dataset.exchange import SPLITS, export_parquet, import_parquet
 from checkpoints_dataset.format import HEADER_FILE, DatasetHeader, StoreError
 from checkpoints_dataset.store import CheckpointStore
-from g_pt.hub import download_snapshot, hub_errors
+from g_pt.hub.download import download_snapshot, hub_errors
 
 TAGS = ["g-pt", "weight-space-learning", "neural-network-checkpoints"]
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")

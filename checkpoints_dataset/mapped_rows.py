@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from checkpoints_dataset.format import StoreError
-from g_pt.tensor_files import read_tensor_entries
+from g_pt.files.tensor import read_tensor_entries
 
 NUMPY_DTYPES = {
     "F16": np.float16,

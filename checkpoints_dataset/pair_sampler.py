@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from checkpoints_dataset.format import StoreError
 from checkpoints_dataset.store import CheckpointStore
-from g_pt.pairs import CheckpointPairs
+from g_pt.model.pairs import CheckpointPairs
 from g_pt.tasks.base import Split
 
 IntArray = NDArray[np.int64]

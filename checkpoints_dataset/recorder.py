@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from checkpoints_dataset.format import DatasetHeader
 from checkpoints_dataset.recording import RECORDED, RecordedRun, Recording
-from g_pt.metrics import Metric
-from g_pt.modules import module_params
-from g_pt.parameters import ParameterLayout
+from g_pt.networks.metrics import Metric
+from g_pt.networks.modules import module_params
+from g_pt.networks.parameters import ParameterLayout
 from g_pt.tasks import get_task, task_names
 from g_pt.tasks.base import Task
 

@@ -25,8 +25,8 @@ from torch import Tensor
 from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import HEADER_FILE, PARAMS, STEP, DatasetHeader, RunRecord, StoreError, shard_name
 from checkpoints_dataset.writer import DatasetWriter, check_same
-from g_pt.atomic_files import read_json, write_json
-from g_pt.tensor_files import write_tensors
+from g_pt.files.atomic import read_json, write_json
+from g_pt.files.tensor import write_tensors
 
 RECORDED = "recorded"  # folder of the runs' files, and the kind of such a dataset's source
 SHARD_BYTES = 64 << 20  # a shard of so many bytes is full

@@ -26,8 +26,8 @@ from checkpoints_dataset.facts import rows_of
 from checkpoints_dataset.format import RunRecord, split_of
 from checkpoints_dataset.harvest import harvest
 from checkpoints_dataset.store import CheckpointStore
-from g_pt.config_files import merge
-from g_pt.report.runs import ReferenceRuns, RunSet
+from g_pt.evaluation.runs import ReferenceRuns, RunSet
+from g_pt.files.config import merge
 from g_pt.tasks import get_task
 from g_pt.tasks.base import Split, TrainableTask
 

@@ -29,7 +29,7 @@ from checkpoints_dataset.format import (
 from checkpoints_dataset.mapped_rows import MappedRows, map_safetensors
 from checkpoints_dataset.recording import RECORDED, waiting_runs
 from checkpoints_dataset.writer import fingerprint
-from g_pt.atomic_files import read_json
+from g_pt.files.atomic import read_json
 from g_pt.tasks.base import Split, Task, check_split
 
 REPAIR = "; delete the shard's .json and run the same gpt-harvest again to make the shard anew"

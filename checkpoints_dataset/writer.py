@@ -13,9 +13,9 @@ from torch import Tensor
 
 from checkpoints_dataset.folder_lock import LOCK_FILE
 from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name
-from g_pt.atomic_files import TEMPORARY, atomic_path, read_json, write_json, written_by_living_process
-from g_pt.atomic_files import fingerprint as fingerprint
-from g_pt.tensor_files import write_tensors
+from g_pt.files.atomic import TEMPORARY, atomic_path, read_json, write_json, written_by_living_process
+from g_pt.files.atomic import fingerprint as fingerprint
+from g_pt.files.tensor import write_tensors
 
 
 class DatasetWriter:

@@ -2,7 +2,7 @@
 
     python docs/build_reference.py
 
-A test compares the page with what this makes (tests/test_reference_page.py).
+A test compares the page with what this makes (tests/docs/test_reference_page.py).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from g_pt.metrics import Metric
+from g_pt.networks.metrics import Metric
 from rl_tasks.mlp_policy_task import MLPPolicyTask
 
 

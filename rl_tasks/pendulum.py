@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from g_pt.metrics import Metric
+from g_pt.networks.metrics import Metric
 from rl_tasks.mlp_policy_task import MLPPolicyTask
 from rl_tasks.simulators import Simulator
 

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from g_pt.metrics import Metric
-from g_pt.parameters import ParameterLayout
+from g_pt.networks.metrics import Metric
+from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
-from g_pt.seeds import seeded_global_generator
+from g_pt.runtime.seeds import seeded_global_generator
 from g_pt.tasks.base import PopulationTask, Split, TrainedPopulation, check_split
 from g_pt.tasks.ppo_config import PPOConfig
 from rl_tasks.environments import Environments, SimulatedEnvironments

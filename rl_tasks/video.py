@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from g_pt.atomic_files import atomic_path
+from g_pt.files.atomic import atomic_path
 from rl_tasks.gymnasium_environments import observe
 
 if TYPE_CHECKING:

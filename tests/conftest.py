@@ -12,7 +12,7 @@ import torch
 from builders import build_pipeline, randomise
 from local_hub import LocalHub
 
-from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.tasks.digits import Digits
 
 

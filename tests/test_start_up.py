@@ -13,7 +13,7 @@ COMMANDS = {
     "gpt-harvest": ["-m", "g_pt.commands.harvest"],
     "gpt-sample": ["-m", "g_pt.commands.sample"],
     "gpt-evaluate": ["-m", "g_pt.commands.evaluate"],
-    "gpt-import": ["-m", "g_pt.commands.import_reference"],
+    "gpt-import": ["-m", "g_pt.commands.import_checkpoints"],
     "gpt-push": ["-m", "g_pt.commands.push"],
     "gpt-dataset": ["-m", "g_pt.commands.dataset"],
     "gpt-demo": ["-m", "g_pt.commands.demo"],

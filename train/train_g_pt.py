@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
-from g_pt.commands.terminal import exit_on_user_error, quiet_unless_first, show_warnings
-from g_pt.config_files import parse_config
+from g_pt.command_line.terminal import exit_on_user_error, quiet_unless_first, show_warnings
+from g_pt.files.config import parse_config
 from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
 
@@ -67,7 +67,7 @@ def run(program: Program) -> None:
     from checkpoints_dataset.harvest import source_of
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.commands.harvest import harvest_with_progress
-    from g_pt.processes import Team, leave_team
+    from g_pt.runtime.processes import Team, leave_team
     from g_pt.tasks import get_task
     from g_pt.tasks.base import PopulationTask, TrainableTask
     from g_pt.training.accelerators import accelerator_of, use_cpu_threads

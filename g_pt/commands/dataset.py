@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from g_pt.commands.parsing import parse_subcommand
-from g_pt.commands.terminal import exit_on_user_error, show_warnings
+from g_pt.command_line.parsing import parse_subcommand
+from g_pt.command_line.terminal import exit_on_user_error, show_warnings
 
 if TYPE_CHECKING:
     from checkpoints_dataset.store import CheckpointStore

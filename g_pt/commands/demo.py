@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from g_pt.commands.parsing import parse
-from g_pt.commands.terminal import exit_on_user_error, show_warnings
+from g_pt.command_line.parsing import parse
+from g_pt.command_line.terminal import exit_on_user_error, show_warnings
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def models_of(arguments: Arguments) -> list[str]:
     """The models that can be chosen on the page, the one to begin with first; refuses one that is not there."""
-    from g_pt.hub import bundled_models, resolve_model
+    from g_pt.hub.download import bundled_models, resolve_model
 
     first = arguments.model or "digits-loss"
     resolve_model(first)
@@ -66,8 +66,8 @@ def open_page(arguments: Arguments, models: list[str]) -> tuple[Any, str]:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
 
-    from g_pt.commands.terminal import hide_bars_in_pipes
-    from g_pt.demo_page import build_page, load
+    from g_pt.command_line.terminal import hide_bars_in_pipes
+    from g_pt.commands.demo_page import build_page, load
 
     hide_bars_in_pipes()
     _ = load(models[0]).task  # refuse before the page is there

@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from g_pt.commands.parsing import parse
-from g_pt.commands.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
+from g_pt.command_line.parsing import parse
+from g_pt.command_line.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
-    from g_pt.pipeline import ParameterUpdatePipeline
-    from g_pt.report.runs import ReferenceRuns
+    from g_pt.evaluation.runs import ReferenceRuns
+    from g_pt.model.pipeline import ParameterUpdatePipeline
     from g_pt.report.section import Section, Subject
 
 
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: Arguments) -> None:
     """Evaluate one model, or every bundled one."""
-    from g_pt.hub import bundled_models
+    from g_pt.hub.download import bundled_models
 
     hide_bars_in_pipes()
     if not arguments.bundled:
@@ -112,9 +112,9 @@ def run(arguments: Arguments) -> None:
 
 def evaluate(arguments: Arguments) -> None:
     """Load, measure section by section, print, write."""
-    from g_pt.atomic_files import write_json
     from g_pt.commands.own_task import check_task_of
-    from g_pt.pipeline import ParameterUpdatePipeline
+    from g_pt.files.atomic import write_json
+    from g_pt.model.pipeline import ParameterUpdatePipeline
     from g_pt.report.document import report_json, write_document
     from g_pt.tasks import get_task
 

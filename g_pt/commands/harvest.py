@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
-from g_pt.commands.parsing import parse
-from g_pt.commands.terminal import exit_on_user_error, quiet_unless_first
-from g_pt.processes import Team, cpu_threads_of_a_process, join_team, leave_team
+from g_pt.command_line.parsing import parse
+from g_pt.command_line.terminal import exit_on_user_error, quiet_unless_first
+from g_pt.runtime.processes import Team, cpu_threads_of_a_process, join_team, leave_team
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None
 
     from checkpoints_dataset.harvest import harvest
     from checkpoints_dataset.store import CheckpointStore
-    from g_pt.cpu_memory import keep_freed_memory
+    from g_pt.runtime.cpu_memory import keep_freed_memory
 
     keep_freed_memory()
     team, total = team or Team(), config.num_runs * config.num_steps

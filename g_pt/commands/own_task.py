@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from g_pt.pipeline import ParameterUpdatePipeline
+    from g_pt.model.pipeline import ParameterUpdatePipeline
     from g_pt.tasks.base import Task
 
 

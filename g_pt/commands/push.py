@@ -19,8 +19,8 @@ from pathlib import Path
 
 import tyro
 
-from g_pt.commands.parsing import parse
-from g_pt.commands.terminal import exit_on_user_error, show_warnings
+from g_pt.command_line.parsing import parse
+from g_pt.command_line.terminal import exit_on_user_error, show_warnings
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: Arguments) -> dict[str, str]:
     """Load, make the card, upload; returns what `--json` prints."""
-    from g_pt.commands.terminal import hide_bars_in_pipes
-    from g_pt.hub import resolve_model
-    from g_pt.hub_upload import read_report, saved_report
-    from g_pt.model_card import model_card
-    from g_pt.pipeline import ParameterUpdatePipeline
+    from g_pt.command_line.terminal import hide_bars_in_pipes
+    from g_pt.hub.download import resolve_model
+    from g_pt.hub.model_card import model_card
+    from g_pt.hub.upload import read_report, saved_report
+    from g_pt.model.pipeline import ParameterUpdatePipeline
 
     if arguments.repo.count("/") != 1:
         raise ValueError(f"the repository must be named org/name, got {arguments.repo!r}")

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from g_pt.commands.parsing import parse
-from g_pt.commands.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
+from g_pt.command_line.parsing import parse
+from g_pt.command_line.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from g_pt.pipeline import ParameterUpdatePipeline
+    from g_pt.model.pipeline import ParameterUpdatePipeline
     from g_pt.tasks.base import Task
 
 PROMPTS = ("loss", "error", "return")  # those that --help lists
@@ -141,8 +141,8 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
     """Load, measure, update, measure, write; returns what `--json` prints."""
     import torch
 
-    from g_pt.network_files import read_network, write_network
-    from g_pt.prompting import prompt_recursively
+    from g_pt.model.prompting import prompt_recursively
+    from g_pt.networks.network_files import read_network, write_network
 
     started = time.perf_counter()
     pipeline = load_pipeline(arguments, metric)
@@ -194,8 +194,8 @@ def check_video(task: Task) -> None:
 def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     """The model asked for, or the bundled one of the task and metric."""
     from g_pt.commands.own_task import check_task_of
-    from g_pt.hub import bundled_models
-    from g_pt.pipeline import ParameterUpdatePipeline
+    from g_pt.hub.download import bundled_models
+    from g_pt.model.pipeline import ParameterUpdatePipeline
     from g_pt.tasks import get_task
 
     name = arguments.model_name(metric)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from g_pt.parameters import ParameterLayout
+from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations.spec import Blocks, PermutationSpec, reorder
 
 TOLERANCE = 1e-10  # in float64, relative to the largest output

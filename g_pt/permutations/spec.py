@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from g_pt.parameters import ParameterLayout
+from g_pt.networks.parameters import ParameterLayout
 
 
 class AxisBlock(NamedTuple):

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from g_pt.parameters import ParameterLayout
+from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations.axis_groups import AxisGroups, fixed
 from g_pt.permutations.axis_views import view_axes
 from g_pt.permutations.checks import in_float64, plain_float64

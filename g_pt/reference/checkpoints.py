@@ -14,14 +14,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from g_pt.metrics import Metric
-from g_pt.normalization import ParameterNormalizer
-from g_pt.parameters import ParameterLayout
-from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.model.normalization import ParameterNormalizer
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.reference_scheduler import make_reference_scheduler
+from g_pt.model.reference_transformer import ReferenceTransformer
+from g_pt.networks.metrics import Metric
+from g_pt.networks.parameters import ParameterLayout
 from g_pt.reference.released import RELEASED, data_facts, find_data
-from g_pt.reference.scheduler import make_reference_scheduler
 from g_pt.reference.settings import ReferenceSettings, metric_in_name
-from g_pt.reference.transformer import ReferenceTransformer
 from g_pt.reference.weights import TensorFacts, load_reference_state, read_facts, without_prefixes
 from g_pt.tasks import get_task
 from g_pt.tasks.base import Task

@@ -9,12 +9,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from g_pt.atomic_files import atomic_path
-from g_pt.pipeline import ParameterUpdatePipeline
+from g_pt.files.atomic import atomic_path
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.reference_transformer import ReferenceTransformer
 from g_pt.reference.released import RELEASED, find_data
 from g_pt.reference.settings import METRICS
 from g_pt.reference.splits import TokenSizes, find_policy
-from g_pt.reference.transformer import ReferenceTransformer
 from g_pt.reference.weights import reference_state
 
 NO_DECAY = ("bias", "pos_emb")  # endings of names that AdamW does not decay; LayerNorms come on top

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from g_pt.reference.layers import TokenLinear
+from g_pt.model.reference_layers import TokenLinear
+from g_pt.model.reference_transformer import ReferenceTransformer
 from g_pt.reference.splits import TokenSizes
-from g_pt.reference.transformer import ReferenceTransformer
 
 POSITIONS = "decoder.pos_emb"
 FREQUENCIES = "scalar_embedder.frequencies"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from g_pt.prompting import measure_updates, prompt_grid, update_networks
+from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
 from g_pt.report.section import Subject
 
 NETWORKS = 64

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from g_pt.atomic_files import atomic_path
+from g_pt.files.atomic import atomic_path
 from g_pt.report.section import Section
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from g_pt.evaluation import bootstrap_mean, prompt_alignment, summary
-from g_pt.initializations import INITIALIZATIONS, layers, reset_layer
+from g_pt.evaluation.initializations import INITIALIZATIONS, layers, reset_layer
+from g_pt.evaluation.statistics import bootstrap_mean, prompt_alignment, summary
 from g_pt.report.best_prompt import attainable_prompts
 from g_pt.report.recursion import Recursion, follow_prompts
 from g_pt.report.section import Section, Subject, Table

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.evaluation import bootstrap_mean, summary
+from g_pt.evaluation.statistics import bootstrap_mean, summary
 from g_pt.report.best_prompt import attainable_prompts, best_prompt
 from g_pt.report.optimizers import measured_steps
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import Split, TrainableTask
-from g_pt.update_rules import GradientRule
+from g_pt.update_rules.base import GradientRule
 
 NUM_NETWORKS, NUM_DRAWN = 16, 6
 LINE_POINTS, GRID_POINTS, MARGIN = 11, 31, 0.35
@@ -141,7 +141,7 @@ def plane(start: Tensor, trained: Tensor, update: Tensor) -> Tensor:
 
 def draw_plane(subject: Subject, paths: Paths, split: Split, path: Path) -> None:
     """The metric in the plane of the first network's start, update and trained solution."""
-    from g_pt.report.pictures import save_plane
+    from g_pt.pictures.sections import save_plane
 
     start, update = paths.runs[0, 0], paths.updates[0]
     axes = plane(start, paths.runs[0, -1], update)
@@ -158,7 +158,7 @@ def draw_plane(subject: Subject, paths: Paths, split: Split, path: Path) -> None
 
 def draw_paths(paths: Paths, path: Path) -> None:
     """Training runs and updates in the two principal directions of the runs."""
-    from g_pt.report.pictures import save_paths
+    from g_pt.pictures.sections import save_paths
 
     runs = paths.runs[:NUM_DRAWN]
     # seen from its start: between starts lies mostly the order of their units

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from g_pt.latents import latent_loop
+from g_pt.evaluation.latents import latent_loop
 from g_pt.report.best_prompt import best_prompt
 from g_pt.report.section import Section, Subject, Table
 
@@ -71,7 +71,7 @@ def measure_latent_walk(subject: Subject) -> Section:
 
 def draw_walk(subject: Subject, walked: Tensor, achieved: Tensor, path: Path) -> None:
     """The film."""
-    from g_pt.report.film import save_latent_walk
+    from g_pt.pictures.film import save_latent_walk
 
     layout = subject.task.layout
     name = next((n for n, shape in zip(layout.names, layout.shapes, strict=True) if len(shape) >= 2), layout.names[0])

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.competitors import COMPETITORS, Runs, aligned_runs
-from g_pt.evaluation import Interval, bootstrap_mean, bootstrap_median
-from g_pt.figures import BLUE, GREY, new_figure, save_figure
-from g_pt.novelty.copying import copying_interval
-from g_pt.novelty.nearest import NearestNetworks, NetworkDistance
-from g_pt.novelty.spread import Spread
-from g_pt.novelty.yardstick import Behaviour, Yardstick
-from g_pt.prompting import update_networks
+from g_pt.evaluation.baselines import COMPETITORS, Runs, aligned_runs
+from g_pt.evaluation.novelty.copying import copying_interval
+from g_pt.evaluation.novelty.nearest import NearestNetworks, NetworkDistance
+from g_pt.evaluation.novelty.spread import Spread
+from g_pt.evaluation.novelty.yardstick import Behaviour, Yardstick
+from g_pt.evaluation.runs import ReferenceRuns, RunSet
+from g_pt.evaluation.statistics import Interval, bootstrap_mean, bootstrap_median
+from g_pt.model.prompting import update_networks
+from g_pt.pictures.canvas import BLUE, GREY, new_figure, save_figure
 from g_pt.report.best_prompt import best_prompt
-from g_pt.report.runs import ReferenceRuns, RunSet
 from g_pt.report.section import Section, Subject, Table
 
 SAMPLES, FRESH, TRAINING = "G.pt", "fresh networks", "training runs"

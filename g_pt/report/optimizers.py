@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.evaluation import bootstrap_mean, bootstrap_median, finite, first_reached, summary
-from g_pt.metrics import Metric
+from g_pt.evaluation.statistics import bootstrap_mean, bootstrap_median, finite, first_reached, summary
+from g_pt.networks.metrics import Metric
 from g_pt.report.best_prompt import best_prompt
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import Split, Task, TrainableTask
-from g_pt.update_rules import GradientRule, PromptRule, UpdateRule
+from g_pt.update_rules.base import GradientRule, PromptRule, UpdateRule
 
 NUM_NETWORKS, TUNING_NETWORKS, NUM_ORDERS = 64, 16, 4
 RATES_PER_DECADE, STEPS_PER_DECADE = 3, 12
@@ -315,7 +315,7 @@ def draw_courses(
     courses: dict[str, Course], steps: Sequence[int], one_update: Tensor, metric: Metric, path: Path
 ) -> None:
     """The metric over steps, one line per optimizer, one update as a level line."""
-    from g_pt.report.pictures import save_optimizer_curves
+    from g_pt.pictures.sections import save_optimizer_curves
 
     curves = {name: course.test[metric.name] for name, course in courses.items()}
     save_optimizer_curves(steps, curves, one_update, path, metric)

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.config_files import merge
-from g_pt.evaluation import bootstrap_mean, bootstrap_median, finite, first_reached, summary
-from g_pt.metrics import Metric
+from g_pt.evaluation.statistics import bootstrap_mean, bootstrap_median, finite, first_reached, summary
+from g_pt.files.config import merge
+from g_pt.networks.metrics import Metric
 from g_pt.report.best_prompt import best_prompt
 from g_pt.report.optimizers import measured_steps
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import PopulationTask
 from g_pt.tasks.ppo_config import PPOConfig
-from g_pt.update_rules import PromptRule
+from g_pt.update_rules.base import PromptRule
 
 NUM_NETWORKS, TUNING_NETWORKS = 32, 16
 RATES = (5e-4, 1.6e-3, 5e-3, 1.6e-2)
@@ -125,6 +125,6 @@ def make_section(
 
 def draw_population(steps: list[int], curves: Tensor, one_update: Tensor, metric: Metric, path: Path) -> None:
     """The metric over iterations, one update as a level line."""
-    from g_pt.report.pictures import save_optimizer_curves
+    from g_pt.pictures.sections import save_optimizer_curves
 
     save_optimizer_curves(steps, {"PPO": curves}, one_update, path, metric)

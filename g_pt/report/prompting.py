@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.evaluation import Interval, bootstrap_mean, prompt_alignment, rank_correlation, summary
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.prompting import measure_updates, prompt_grid, update_networks
+from g_pt.evaluation.statistics import Interval, bootstrap_mean, prompt_alignment, rank_correlation, summary
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
 from g_pt.report.section import Section, Subject, Table
 
 
@@ -259,7 +259,7 @@ def quality_table(report: Report) -> Table:
 
 def draw_prompt_curve(report: Report, pipeline: ParameterUpdatePipeline, path: Path) -> None:
     """The prompt curve over the first range."""
-    from g_pt.figures import save_prompt_curve
+    from g_pt.pictures.canvas import save_prompt_curve
 
     curve, metric = report.main_curve, pipeline.metric
     save_prompt_curve(

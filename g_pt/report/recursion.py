@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.evaluation import Interval, bootstrap_mean, prompt_alignment, rank_correlation, summary
-from g_pt.prompting import measure_updates, update_repeatedly
+from g_pt.evaluation.statistics import Interval, bootstrap_mean, prompt_alignment, rank_correlation, summary
+from g_pt.model.prompting import measure_updates, update_repeatedly
 from g_pt.report.best_prompt import attainable_prompts
 from g_pt.report.section import Section, Subject, Table
 
@@ -95,7 +95,7 @@ def measure_recursion(subject: Subject) -> Section:
 
 def draw_recursion(subject: Subject, found: Recursion, path: Path) -> None:
     """Achieved metric over the number of updates, one line per prompt."""
-    from g_pt.report.pictures import save_recursion
+    from g_pt.pictures.sections import save_recursion
 
     name, updates = subject.metric.name, (0, *found.achieved)
     means = [found.starting.mean().expand(len(found.prompts)), *(v[name].mean(dim=0) for v in found.achieved.values())]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.evaluation import best_of, bootstrap_mean, summary
-from g_pt.prompting import measure_updates, update_networks
+from g_pt.evaluation.statistics import best_of, bootstrap_mean, summary
+from g_pt.model.prompting import measure_updates, update_networks
 from g_pt.report.best_prompt import attainable_prompts, best_prompt
 from g_pt.report.section import Section, Subject, Table
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import torch
 
-from g_pt.metrics import Metric
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.report.runs import ReferenceRuns
+from g_pt.evaluation.runs import ReferenceRuns
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.networks.metrics import Metric
 from g_pt.tasks.base import Task
 
 

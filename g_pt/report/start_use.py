@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.evaluation import Interval, bootstrap_mean, prompt_alignment
-from g_pt.novelty.nearest import NetworkDistance
-from g_pt.novelty.start_identity import StartIdentity, start_identity
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.prompting import SAMPLING_BATCH, measure_updates, prompt_grid
+from g_pt.evaluation.novelty.nearest import NetworkDistance
+from g_pt.evaluation.novelty.start_identity import StartIdentity, start_identity
+from g_pt.evaluation.statistics import Interval, bootstrap_mean, prompt_alignment
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.prompting import SAMPLING_BATCH, measure_updates, prompt_grid
 from g_pt.report.section import Section, Subject, Table
 
 NETWORKS = 128

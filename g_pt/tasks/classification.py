@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from g_pt.metrics import Metric
+from g_pt.networks.metrics import Metric
 from g_pt.tasks.examples import LabelledExamples as LabelledExamples
 from g_pt.tasks.supervised import SupervisedTask
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from g_pt.parameters import ParameterLayout
+from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.tasks.classification import ClassificationTask
 

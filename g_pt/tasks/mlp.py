@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from g_pt.parameters import ParameterLayout
+from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.tasks.supervised import SupervisedTask
 

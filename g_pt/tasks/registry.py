@@ -31,9 +31,9 @@ _TASKS: dict[str, str] = {
 # Of the reference, for models and data imported from it. Not listed with the others and not held to their promises:
 # what it calls validation are its test images, and what its policies return cannot be measured here.
 _REFERENCE_TASKS: dict[str, str] = {
-    "reference-cartpole": "g_pt.tasks.reference_cartpole:ReferenceCartpole",
-    "reference-cifar10": "g_pt.tasks.reference_images:ReferenceCIFAR10",
-    "reference-mnist": "g_pt.tasks.reference_images:ReferenceMNIST",
+    "reference-cartpole": "g_pt.reference.cartpole:ReferenceCartpole",
+    "reference-cifar10": "g_pt.reference.images:ReferenceCIFAR10",
+    "reference-mnist": "g_pt.reference.images:ReferenceMNIST",
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from g_pt.metrics import Metric
+from g_pt.networks.metrics import Metric
 from g_pt.tasks.supervised import SupervisedTask
 
 LOSS = Metric("loss", unit="squared label units", minimize=True, transform="log")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from g_pt.permutations import PermutationSpec
-from g_pt.seeds import seeded_global_generator
+from g_pt.runtime.seeds import seeded_global_generator
 from g_pt.tasks.base import Split, TrainableTask, check_split
 from g_pt.tasks.examples import LabelledExamples
 

@@ -38,7 +38,7 @@ def global_generator_kept(what: str) -> Iterator[None]:
     before = torch.get_rng_state()
     yield
     kept = torch.equal(torch.get_rng_state(), before)
-    require(kept, f"{what} must not draw from the global generator; see g_pt.seeds.seeded_global_generator")
+    require(kept, f"{what} must not draw from the global generator; see g_pt.runtime.seeds.seeded_global_generator")
 
 
 def networks(task: Task, num: int = NUM_NETWORKS, seed: int = 0) -> Tensor:

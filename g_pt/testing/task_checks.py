@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from g_pt.parameters import ParameterLayout
+from g_pt.networks.parameters import ParameterLayout
 from g_pt.tasks.base import SPLITS, Split, Task, TrainableTask
 from g_pt.tasks.classification import ClassificationTask
 from g_pt.tasks.registry import get_task, task_names

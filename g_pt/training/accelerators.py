@@ -16,8 +16,8 @@ from accelerate.utils import (
 )
 from torch import nn
 
-from g_pt.cpu_memory import keep_freed_memory
-from g_pt.processes import PATIENCE, check_launch, cpu_threads_of_a_process, launched_processes
+from g_pt.runtime.cpu_memory import keep_freed_memory
+from g_pt.runtime.processes import PATIENCE, check_launch, cpu_threads_of_a_process, launched_processes
 from g_pt.training.config import TrainConfig
 from g_pt.training.trackers import check_trackers
 

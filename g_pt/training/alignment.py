@@ -18,17 +18,17 @@ from accelerate import Accelerator
 from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
-from g_pt.diffusion import diffusion_loss
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.schedulers import default_scheduler, first_noise, make_scheduler, set_sampling_timesteps
-from g_pt.seeds import keyed_generator
+from g_pt.model.diffusion import diffusion_loss
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.schedulers import default_scheduler, first_noise, make_scheduler, set_sampling_timesteps
+from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks.base import Task
 from g_pt.training.accelerators import accelerator_of
 from g_pt.training.config import TrainConfig
 from g_pt.training.generalization import GeneralizationGap
 from g_pt.training.loop import draw_noise, train_stage
+from g_pt.training.metric_gap import has_exact_gradient, make_reached
 from g_pt.training.probe import PromptProbe
-from g_pt.training.reached import has_exact_gradient, make_reached
 from g_pt.training.setup import (
     ALIGNMENT_STREAM,
     GAP_STREAM,

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from g_pt.atomic_files import TEMPORARY, fingerprint, read_json, write_json
-from g_pt.processes import Team
+from g_pt.files.atomic import TEMPORARY, fingerprint, read_json, write_json
+from g_pt.runtime.processes import Team
 from g_pt.training.accelerators import is_sharded
-from g_pt.training.choice import Stage
 from g_pt.training.config import TrainConfig
+from g_pt.training.early_stopping import Stage
 from g_pt.training.log import LOG_FILE
 
 CONFIG_FILE = "train_config.json"

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.diffusion import Noised, Objective, diffusion_loss
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.seeds import keyed_generator
+from g_pt.model.diffusion import Noised, Objective, diffusion_loss
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.runtime.seeds import keyed_generator
 from g_pt.training.config import TrainConfig
 from g_pt.training.setup import HELD_OUT_STREAM, PairSource, scheduler_alphas
 

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
-from g_pt.atomic_files import atomic_path
+from g_pt.files.atomic import atomic_path
 
 LOG_FILE = "log.jsonl"
 # Below this share of the spread of trained networks, samples are all but one and the same network.
@@ -98,7 +98,7 @@ class TrainingLog:
         """Draw what is new since the last time; the listener gets the pictures of evaluations."""
         if not self.enabled or len(self.lines) == self.num_drawn:
             return
-        from g_pt.training.pictures import draw_curve, draw_evaluations
+        from g_pt.pictures.training import draw_curve, draw_evaluations
 
         draw_curve(self.lines, self.path.parent)
         if any("prompts" in line for line in self.lines[self.num_drawn :]):

@@ -16,18 +16,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from g_pt.atomic_files import TEMPORARY
-from g_pt.diffusion import diffusion_loss
-from g_pt.normalization import ParameterNormalizer
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.processes import Team
-from g_pt.seeds import keyed_generator, seeded_global_generator
+from g_pt.files.atomic import TEMPORARY
+from g_pt.model.diffusion import diffusion_loss
+from g_pt.model.normalization import ParameterNormalizer
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.runtime.processes import Team
+from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
 from g_pt.training.accelerators import accelerator_of, is_sharded, prepared, use_cpu_threads
-from g_pt.training.averaging import AveragedWeights
 from g_pt.training.checkpoints import Saved, TrainingCheckpoints, check_replaceable
-from g_pt.training.choice import Stage, WeightChoice
 from g_pt.training.config import OptimizerConfig, TrainConfig
+from g_pt.training.early_stopping import Stage, WeightChoice
+from g_pt.training.ema import AveragedWeights
 from g_pt.training.log import TrainingLog
 from g_pt.training.probe import PromptProbe
 from g_pt.training.setup import (

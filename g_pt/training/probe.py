@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.evaluation import prompt_alignment
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.prompting import measure_updates, prompt_grid, update_networks
+from g_pt.evaluation.statistics import prompt_alignment
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
 from g_pt.tasks.base import Task
 from g_pt.training.config import TrainConfig
 from g_pt.training.held_out import dispersion_of, measure_held_out

@@ -11,16 +11,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from g_pt.behaviour import output_distance
-from g_pt.diffusion import Objective, flow_sigmas, linear_alphas_cumprod, tensor_weights
-from g_pt.normalization import ParameterNormalizer
-from g_pt.pairs import CheckpointPairs
-from g_pt.pipeline import ParameterUpdatePipeline
-from g_pt.schedulers import FLOW, default_scheduler, make_scheduler, noise_schedule
-from g_pt.seeds import keyed_generator, seeded_global_generator
+from g_pt.model.diffusion import Objective, flow_sigmas, linear_alphas_cumprod, tensor_weights
+from g_pt.model.normalization import ParameterNormalizer
+from g_pt.model.pairs import CheckpointPairs
+from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.schedulers import FLOW, default_scheduler, make_scheduler, noise_schedule
+from g_pt.model.transformer import ParameterTransformer
+from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
 from g_pt.tasks.supervised import SupervisedTask
 from g_pt.training.config import OptimizerConfig, TrainConfig
-from g_pt.transformer import ParameterTransformer
 
 # keep what is drawn for different ends from (seed, step) apart
 NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM, GAP_STREAM, GLOBAL_STREAM = (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from g_pt.atomic_files import read_json, write_json
+from g_pt.files.atomic import read_json, write_json
 from g_pt.training.config import TrainConfig
 
 ID_FILE = "tracker_run.json"

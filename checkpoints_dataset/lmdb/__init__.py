@@ -1,0 +1,1 @@
+"""Checkpoint data sets of the reference G.pt, kept in LMDB."""

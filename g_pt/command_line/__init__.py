@@ -1,0 +1,1 @@
+"""Flags and terminal of the commands."""

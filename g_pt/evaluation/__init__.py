@@ -1,0 +1,1 @@
+"""Measurements of a G.pt and of the networks that it samples."""

@@ -1,0 +1,1 @@
+"""Gradients estimated by evolution strategies."""

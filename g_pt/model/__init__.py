@@ -1,0 +1,1 @@
+"""The G.pt: tokens, transformer, diffusion, pipeline."""

@@ -1,0 +1,309 @@
+"""The sampler around the network: start parameters and a prompt in, updated parameters out.
+
+B = networks, P = parameters per network.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+from g_pt.hub.download import resolve_model
+from g_pt.model.model_folders import checked_index
+
+# imported here, not lazily: diffusers loads components only from modules that are imported already
+from g_pt.model.normalization import ParameterNormalizer
+from g_pt.model.reference_scheduler import RespacedDDIMScheduler as RespacedDDIMScheduler
+from g_pt.model.reference_transformer import ReferenceTransformer
+from g_pt.model.schedulers import first_noise, make_scheduler, model_input, set_sampling_timesteps
+from g_pt.model.transformer import ParameterTransformer
+from g_pt.networks.metrics import Metric
+from g_pt.networks.modules import module_params, write_module
+from g_pt.networks.parameters import ParameterLayout
+from g_pt.tasks import registered_task, task_names
+from g_pt.tasks.base import Task
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class PromptRangeWarning(UserWarning):
+    """A prompt lies outside the metrics that the model was trained on."""
+
+
+@dataclass
+class ParameterUpdateOutput(BaseOutput):
+    """Updated parameters (B, P), raw, and the starting metric (B,) that the update was conditioned on."""
+
+    params: Tensor
+    starting_metric: Tensor
+
+
+class ParameterUpdatePipeline(DiffusionPipeline):
+    """Samples one update of a network's parameters that should bring its metric to the prompted value."""
+
+    model_cpu_offload_seq = "transformer"
+
+    def __init__(
+        self,
+        transformer: ParameterTransformer | ReferenceTransformer,
+        normalizer: ParameterNormalizer,
+        scheduler: SchedulerMixin,
+        task: str | None = None,
+        num_inference_steps: int = 20,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            transformer: predicts x_0 or v, as the scheduler's `prediction_type` says.
+            normalizer: between raw parameters and x.
+            scheduler: any sampler of `g_pt.model.schedulers`.
+            task: name of the task whose networks are updated; measures the starting metric.
+            num_inference_steps: default number of sampling steps.
+            training: facts about the data: `prompt_range` [lowest, highest] and `attainable_range` [best, init]
+                of the metric, `trained_runs` and whatever else is known.
+        """
+        super().__init__()
+        self.register_modules(transformer=transformer, normalizer=normalizer, scheduler=scheduler)
+        self.set_progress_bar_config(disable=None, leave=False, desc="sampling")  # None: on a terminal only
+        self.register_to_config(task=task, num_inference_steps=num_inference_steps, training=training or {})
+
+    @property
+    def metric(self) -> Metric:
+        """What is prompted."""
+        metric: Metric = self.transformer.metric
+        return metric
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Tensors of the networks that this pipeline updates."""
+        layout: ParameterLayout = self.transformer.layout
+        return layout
+
+    @cached_property
+    def task(self) -> Task:
+        """The task named in the configuration.
+
+        It must be registered: a configuration may come from anywhere and cannot make this process import a file.
+        A task of your own is registered by `get_task("my_task.py:MyTask")`.
+        """
+        if self.config.task is None:
+            raise ValueError("this pipeline names no task; pass starting_metric= and measure the results yourself")
+        task = registered_task(self.config.task)
+        if task.layout != self.layout:
+            raise ValueError(
+                f"the pipeline updates networks of {self.layout.describe()}, but task {task.name!r} has "
+                f"{task.layout.describe()}"
+            )
+        return task
+
+    @classmethod
+    def from_pretrained(cls, name: Path | str, **kwargs: Any) -> ParameterUpdatePipeline:
+        """Load a bundled model, a folder or a Hub repository.
+
+        Args:
+            name: as for `g_pt.hub.download.resolve_model`.
+            kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download` for the Hub; the rest
+                goes to diffusers (components by name, `dtype`, ...).
+        """
+        options = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+        folder = resolve_model(name, **{key: kwargs.pop(key, None) for key in options})
+        kwargs.setdefault("use_safetensors", True)  # never fall back to a pickle
+        try:
+            pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
+            pipeline.check_weights()
+        except Exception as error:  # whatever damaged files lead to
+            reason = " ".join(str(error).split())[:300]
+            raise OSError(f"{folder} cannot be loaded as a ParameterUpdatePipeline: {reason}") from error
+        return pipeline
+
+    @classmethod
+    def load_config(cls, folder: Path | str, **kwargs: Any) -> dict[str, Any]:
+        """Read model_index.json, having checked all of the folder; diffusers calls this before it loads anything."""
+        return checked_index(Path(folder))
+
+    def check_weights(self) -> None:
+        """Refuse parts without values, which diffusers only warns of, and values that are not finite."""
+        for part in ("transformer", "normalizer"):
+            tensors = getattr(self, part).state_dict()
+            missing = [name for name, tensor in tensors.items() if tensor.is_meta]
+            if missing:
+                raise ValueError(f"{part} lacks tensors {missing[:3]}: the weights are damaged or of another model")
+            broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+            if broken:
+                raise ValueError(f"{part} has values that are not finite in {broken[:3]}")
+        if not (self.normalizer.std > 0).all():
+            raise ValueError("normalizer must have positive standard deviations")
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to a Hub repository with a model card; returns its address.
+
+        Args:
+            repo_id: "org/name"; made where it does not exist.
+            options: `report`, `license`, `private`, `revision`, `token`, `endpoint` of `g_pt.hub.upload.upload_model`.
+
+        Raises:
+            OSError: the Hub refused it or is out of reach.
+        """
+        from g_pt.hub.upload import upload_model
+
+        return upload_model(self, repo_id, **options)
+
+    def set_scheduler(self, name: str) -> None:
+        """Swap the sampler by name; the noise schedule stays that of the training."""
+        self.scheduler: Any = make_scheduler(name, dict(self.scheduler.config))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        starting_params: Tensor,
+        prompted_metric: float | Tensor,
+        starting_metric: float | Tensor | None = None,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+    ) -> ParameterUpdateOutput:
+        """Sample one update for each network.
+
+        The task, where it is registered, then recalibrates the updated networks: their BatchNorm statistics, if any,
+        are estimated anew from training data.
+
+        Args:
+            starting_params: (B, P) or (P,), raw.
+            prompted_metric: wanted metric, one for all networks or (B,), raw; it means the validation metric.
+            starting_metric: one for all networks or (B,), raw; measured on the task's validation split where it is
+                not given.
+            num_inference_steps: sampling steps; the pipeline's default where it is not given.
+            generator: of the sampling noise.
+            latents: (B, P) standard normal noise that sampling begins with; drawn where it is not given. The same
+                latents give the same update with a sampler that adds no noise of its own, such as DDIM.
+
+        Returns:
+            Updated parameters (B, P), raw, and the starting metric (B,).
+
+        Raises:
+            ValueError: wrong shapes, no sampling step, or values that are not finite.
+
+        Warns:
+            PromptRangeWarning: a prompt lies outside the metrics seen in training.
+        """
+        device, dtype = self._execution_device, self.transformer.dtype
+        params = torch.atleast_2d(starting_params).to(device, torch.float32)
+        self._check_params(params)
+        if starting_metric is None:
+            starting_metric = self._starting_metric(params)
+        starting_metric = self._metric_per_network("starting", starting_metric, len(params), device)
+        prompt = self._metric_per_network("prompted", prompted_metric, len(params), device)
+        self._check_range(prompt)
+        num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        set_sampling_timesteps(self.scheduler, num_steps, device)
+
+        x_start = self.normalizer.normalize(params).to(dtype)  # (B, P)
+        if latents is None:
+            latents = randn_tensor(x_start.shape, generator=generator, device=device, dtype=dtype)
+        elif latents.shape != x_start.shape:
+            raise ValueError(f"latents must be {tuple(x_start.shape)}, one per network, got {tuple(latents.shape)}")
+        x_t = first_noise(self.scheduler, latents.to(device, dtype))
+        # not every sampler is stochastic
+        noise = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
+        for t in self.progress_bar(self.scheduler.timesteps):
+            scaled = model_input(self.scheduler, x_t, t)
+            predicted = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
+            x_t = self.scheduler.step(predicted, t, x_t, **noise).prev_sample  # (B, P)
+        updated = self.normalizer.unnormalize(x_t.float())
+        if self.config.task in task_names():
+            updated = self.task.recalibrate(updated)
+        if not updated.isfinite().all():
+            raise ValueError(
+                "sampled parameters are not finite: damaged weights, or a scheduler that needs other steps"
+            )
+        return ParameterUpdateOutput(params=updated, starting_metric=starting_metric)
+
+    def update_module(
+        self,
+        module: Module,
+        prompted_metric: float,
+        starting_metric: float | None = None,
+        *,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | None = None,
+        in_place: bool = False,
+    ) -> Module:
+        """Give a module one update: a new module comes back, and the one given stays as it is.
+
+        Mode, device, dtypes and `requires_grad` are the given module's; gradients are not taken along.
+
+        Args:
+            module: with the tensors of `layout`, by name and shape; other buffers of integers are kept.
+            prompted_metric: wanted metric, raw; it means the validation metric.
+            starting_metric: the module's own metric, raw; needed where the task of this pipeline is not registered.
+            num_inference_steps: sampling steps; the pipeline's default where it is not given.
+            generator: of the sampling noise.
+            in_place: write the update into the module that was given, and return it.
+
+        Raises:
+            ValueError: the module's tensors are others (the message names the first), or hold NaN or infinity.
+        """
+        start = module_params(module, self.layout)  # (P,)
+        updated = self(
+            start,
+            prompted_metric,
+            starting_metric,
+            num_inference_steps=num_inference_steps,
+            generator=generator,
+        ).params[0]
+        target = module if in_place else copy.deepcopy(module)
+        write_module(target, updated, self.layout)
+        return target
+
+    def _starting_metric(self, params: Tensor) -> Tensor:
+        """Measured on the task's validation split: networks (B, P) to (B,)."""
+        try:
+            task = self.task
+        except ValueError as error:
+            if self.config.task is None:
+                raise
+            raise ValueError(f"the starting {self.metric.name} cannot be measured: {error}; or pass it") from error
+        return task.evaluate(params, "validation")[self.metric.name]
+
+    def _check_params(self, params: Tensor) -> None:
+        if params.dim() != 2 or params.shape[1] != self.layout.num_params:
+            raise ValueError(
+                f"this pipeline updates networks of {self.layout.num_params} parameters ({self.layout.describe()}), "
+                f"got {tuple(params.shape)}"
+            )
+        for name, tensor in self.layout.unflatten(params).items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"starting parameters must be finite, but {name!r} holds NaN or infinity")
+
+    def _metric_per_network(self, kind: str, values: float | Tensor, num: int, device: torch.device) -> Tensor:
+        values = torch.as_tensor(values, device=device, dtype=torch.float32)
+        if values.shape not in ((), (1,), (num,)):
+            raise ValueError(f"{kind} {self.metric.name} must be one number or {num}, got {tuple(values.shape)}")
+        if not values.isfinite().all():
+            raise ValueError(f"{kind} {self.metric.name} must be finite, got {values.tolist()}")
+        return values.expand(num)
+
+    def _check_range(self, prompt: Tensor) -> None:
+        if "prompt_range" not in self.config.training:
+            return
+        low, high = self.config.training["prompt_range"]
+        outside = prompt[(prompt < low) | (prompt > high)]
+        if len(outside):
+            warnings.warn(
+                f"prompted {self.metric.name} {outside[0].item():.4g} lies outside the range seen in training, "
+                f"{low:.4g} to {high:.4g} {self.metric.unit}: the result need not follow the prompt",
+                PromptRangeWarning,
+                stacklevel=4,  # this function, __call__, no_grad
+            )

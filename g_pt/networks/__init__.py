@@ -1,0 +1,1 @@
+"""A network as a vector: its tensors, its metrics, its files."""

@@ -1,0 +1,1 @@
+"""What a process is given: other processes, memory, seeds."""

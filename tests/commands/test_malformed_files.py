@@ -1,0 +1,157 @@
+"""Networks and data sets that are damaged or hostile: one sentence, no code run, no absurd memory, no hang."""
+
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dataset_fixtures import write_synthetic
+from malformed import TENSOR_FILES, Payload, edit, is_one_sentence, limited
+from safetensors.torch import load_file, save_file
+
+from checkpoints_dataset.exchange import export_parquet, import_parquet
+from checkpoints_dataset.store import CheckpointStore
+from checkpoints_dataset.writer import fingerprint
+from g_pt.commands import sample
+from g_pt.networks.network_files import read_network
+
+
+@pytest.fixture(autouse=True)
+def limits():
+    """Little memory and time; nothing may have run."""
+    with limited():
+        yield
+
+
+NETWORKS: dict[str, tuple[Callable[[Path], object], str]] = {
+    **TENSOR_FILES,
+    "NaN": (lambda p: save_file({k: t.log() for k, t in load_file(p).items() if k != "twin"}, p), "NaN"),
+    "another architecture": (lambda p: save_file({"fc1.weight": torch.zeros(3, 3)}, p), "fc1.weight"),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_malformed_network_is_one_sentence(name, digits, tmp_path):
+    path, (damage, word) = tmp_path / "network.safetensors", NETWORKS[name]
+    tensors = digits.layout.unflatten(digits.init(1, torch.Generator().manual_seed(0))[0])
+    # a twin of the first bias gives the overlap something to overlap with
+    save_file({**{k: t.clone() for k, t in tensors.items()}, "twin": tensors["fc1.bias"].clone()}, path)
+    damage(path)
+    with pytest.raises((ValueError, OSError)) as error:
+        read_network(path, digits.layout)
+    assert word in is_one_sentence(error.value)
+
+
+def stretched(path: Path) -> None:
+    """Four bytes that claim to be 10**12 numbers."""
+    torch.save({"fc1.weight": torch.zeros(1).expand(10**12)}, path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda p: p.write_bytes(pickle.dumps(Payload())), lambda p: p.write_bytes(b""), stretched],
+    ids=["code", "empty", "stretched"],
+)
+def test_a_malformed_pt_file_is_one_sentence(damage, digits, tmp_path):
+    damage(tmp_path / "network.pt")
+    with pytest.raises(ValueError, match=r"\S") as error:
+        read_network(tmp_path / "network.pt", digits.layout)
+    is_one_sentence(error.value)
+
+
+def test_the_command_says_it_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("start.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    with pytest.raises(SystemExit):
+        sample.main(["--prompt-loss", "0.5", "--start", "start.safetensors"])
+    error = capsys.readouterr().err
+    assert "header would have" in error
+    assert error.count("\n") == 1
+
+
+def parquet(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """Change a table and the listing of its file, as one who means harm would."""
+
+    def damage(folder: Path) -> None:
+        import pyarrow.parquet as pq
+
+        path = folder / "train" / "shard-00000.parquet"
+        table = change(pq.read_table(path))
+        pq.write_table(table, path)
+        listed = {"rows": len(table), **fingerprint(path)}
+        edit(folder / "shard-00000.json", lambda m: m["files"].update({"train/shard-00000.parquet": listed}))
+
+    return damage
+
+
+def narrower(table: Any) -> Any:
+    import pyarrow as pa
+
+    short = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(5 * len(table), dtype=np.float32)), 5)
+    return table.set_column(table.column_names.index("params"), "params", short)
+
+
+def manifest(**entries: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "shard-00000.json", lambda m: m.update(entries))
+
+
+def header(**entries: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "dataset.json", lambda h: h.update(entries))
+
+
+RUNS = [{"run": 0, "first_row": 0, "num_checkpoints": 10**15, "metadata": {}}]
+DATASETS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "header {}": (lambda f: (f / "dataset.json").write_text("{}"), "dataset.json"),
+    "header missing": (lambda f: (f / "dataset.json").unlink(), "dataset.json"),
+    "of a newer version": (header(version=99), "version"),
+    "dtype nonsense": (header(dtype="object"), "dtype"),
+    "layout of 10**18 parameters": (header(layout=[["a", [10**9, 10**9]]]), "too many"),
+    "more shards than there are": (header(num_shards=10**12), "missing"),
+    "manifest {}": (lambda f: (f / "shard-00000.json").write_text("{}"), "shard-00000.json"),
+    "manifest of 10**15 checkpoints": (manifest(runs=RUNS), "checkpoints"),
+    "runs a number": (manifest(runs=7), "shard-00000.json"),
+    "an array of 10**12 numbers": (manifest(arrays={"mask": {"dtype": "F32", "shape": [10**12]}}), "mask"),
+    "an array of nonsense": (manifest(arrays={"mask": {"dtype": "object", "shape": []}}), "mask"),
+    "a file of another folder": (manifest(files={"../../etc/passwd": {"rows": 80}}), "must list"),
+    "a file that is missing": (lambda f: (f / "train" / "shard-00000.parquet").unlink(), "is missing"),
+    "a file that was altered": (
+        lambda f: (f / "train" / "shard-00000.parquet").write_bytes(b"PAR1" + b"0" * 500),
+        "checksum",
+    ),
+    "a column missing": (parquet(lambda t: t.drop_columns(["loss"])), "no column 'loss'"),
+    "vectors of another length": (parquet(narrower), "params"),
+    "a run that is not listed": (
+        parquet(lambda t: t.set_column(0, "run", [np.full(len(t), 77)])),
+        "does not list all runs",
+    ),
+    "fewer rows": (parquet(lambda t: t.slice(1)), "rows"),
+}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_malformed_configuration_is_one_sentence(name, tmp_path):
+    write_synthetic(tmp_path / "store", num_shards=1)
+    export_parquet(CheckpointStore(tmp_path / "store"), tmp_path / "parquet")
+    damage, word = DATASETS[name]
+    damage(tmp_path / "parquet")
+    with pytest.raises((ValueError, OSError)) as error:
+        import_parquet(tmp_path / "parquet", tmp_path / "back")
+    assert word in is_one_sentence(error.value)
+
+
+@pytest.mark.parametrize("name", TENSOR_FILES)
+def test_a_malformed_shard_with_matching_checksums_is_one_sentence(name, tmp_path):
+    write_synthetic(tmp_path / "store", num_shards=1)
+    path = tmp_path / "store" / "shard-00000.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "twin": tensors["params"].clone()}, path)
+    damage, word = TENSOR_FILES[name]
+    damage(path)
+    edit(path.with_suffix(".json"), lambda m: m["files"].update({path.name: fingerprint(path)}))
+    with pytest.raises(ValueError, match=r"\S") as error:
+        CheckpointStore(tmp_path / "store").params(np.arange(3))
+    assert word in is_one_sentence(error.value)

@@ -1,0 +1,159 @@
+"""What README and docs say can be run, runs; what they point to, exists.
+
+Python blocks are run, in order, per page. The commands of bash blocks are parsed by the programs they name, not run: a
+harvest or training takes minutes, an installation wants the network. The tutorial's commands are run too, scaled down
+(tests/docs/test_tutorial.py), and so is the harvest of docs/extending.md.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from dataset_fixtures import environment, finished_harvest
+from documents import (
+    FILES_OF,
+    OUTPUT,
+    PAGES,
+    ROOT,
+    TRIED,
+    assert_command_parses,
+    blocks_of,
+    commands_of,
+    files_of_pages,
+)
+from local_hub import LocalHub
+from tiny_training import tiny_store
+
+from checkpoints_dataset.hub import push_dataset
+from checkpoints_dataset.store import CheckpointStore
+from g_pt.commands import harvest
+from g_pt.hub.download import resolve_model
+from g_pt.tasks import registry
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+HUB = ROOT / "docs" / "hub.md"
+PYTHON_PAGES = [p for p in PAGES if p not in (TUTORIAL, HUB) and any(b.language == "python" for b in blocks_of(p))]
+COMMANDS = [
+    pytest.param(words, id=f"{page.name}-{block.line}-{words[0]}")
+    for page in PAGES
+    for block in blocks_of(page)
+    if block.language == "bash"
+    for words in commands_of(block.text)
+]
+
+
+@pytest.fixture
+def folder_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with every file that a page shows, and a registry of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    for name, content in files_of_pages().items():
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page: Path, folder_of_files: Path) -> None:
+    names: dict[str, object] = {"__name__": "documentation"}
+    blocks = [block for block in blocks_of(page) if block.language == "python"]
+    if any("runs/digits/checkpoints" in block.text for block in blocks):
+        tiny_store(folder_of_files / "runs" / "digits" / "checkpoints")
+    for block in blocks:
+        exec(compile("\n" * block.line + block.text, page.name, "exec"), names)  # errors then have the page's line
+
+
+def test_the_page_on_the_hub_runs_against_a_local_hub(default_hub: LocalHub, tmp_path: Path) -> None:
+    default_hub.push("org/name", resolve_model("digits-loss"))
+    push_dataset(CheckpointStore(finished_harvest()), "org/checkpoints")
+    program = "\n".join(block.text for block in blocks_of(HUB) if block.language == "python")
+    assert "org/name" in program
+    assert "org/checkpoints" in program
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": default_hub.url, "HF_HUB_DISABLE_XET": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment() | home, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_of_bash_blocks_parse(
+    words: list[str], folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_command_parses(words, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gpt-sample --num-sample 1",
+        "OMP_NUM_THREADS=1 gpt-sample --num-sample 1",
+        "gpt-nothing",
+        "python train/train_g_pt.py --x",
+        "python -m benchmarks.all --x",
+        "python -m benchmarks.nothing",
+        "python -m http.server",
+        "torchrun --nproc_per_node 4 -m g_pt.commands.harvest --num-rus 12",
+        "accelerate launch --num_processes 4 --module g_pt.commands.harvest --num-rus 12",
+        "torchrun --nproc_per_node 4",
+        "torchrun --processes 4 -m g_pt.commands.harvest",
+        "accelerate launch --gpus 4 train/train_g_pt.py",
+        "hf auth logout",
+    ],
+)
+def test_a_wrong_command_would_be_seen(
+    command: str, folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((AssertionError, ImportError, SystemExit)):
+        assert_command_parses(command.split(), monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    for block in blocks_of(page):
+        assert block.language in TRIED | FILES_OF | OUTPUT, f"line {block.line}: {block.language!r}"
+        if block.language == "yaml":
+            assert isinstance(yaml.safe_load(block.text), dict)
+            assert block.file, f"line {block.line}: begin it with `# name.yaml`"
+
+
+def test_the_task_file_is_harvested_as_the_page_says(folder_of_files: Path) -> None:
+    page = (ROOT / "docs" / "extending.md").read_text()
+    (arguments,) = re.findall(r"^gpt-harvest (--task my_task.*)$", page, re.MULTILINE)
+    small = ["--num-runs", "4", "--num-steps", "30", "--num-checkpoints", "2"]
+    harvest.main([*arguments.replace("--num-runs 2000", "").split(), *small])
+    store = CheckpointStore("runs/cancer/checkpoints")
+    assert store.header.task == "breast-cancer"
+    assert store.metrics["error"][store.step == 30].max() < 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    links = [page.parent / target for target in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
+    paths = [
+        ROOT / path
+        for path in re.findall(r"`((?:g_pt|checkpoints_dataset|rl_tasks|train|benchmarks|tests|docs)/[\w./-]+)`", text)
+    ]
+    missing = [str(path) for path in links + paths if not path.exists()]
+    assert not missing
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    for page in PAGES:
+        assert "@@" not in page.read_text(), page.name
+
+
+def test_presets_that_are_named_exist() -> None:
+    presets = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "train" / "presets").glob("*.yaml")}
+    named = {name for page in PAGES for name in re.findall(r"--preset ([a-z][\w-]*)", page.read_text())}
+    assert named
+    assert named <= set(presets)

@@ -1,0 +1,91 @@
+"""Programs in processes of their own, several that know each other or one, killed by SIGKILL at a moment of our choice.
+
+They are forked from a server that has imported everything once, so that a test costs no imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["launched", "train.train_g_pt", "g_pt.training.alignment", "g_pt.pictures.training"])
+PATIENCE = 150.0  # seconds for a program that takes a few
+
+
+@dataclass(frozen=True)
+class Death:
+    """SIGKILL from inside, right after the n-th return of a function, of one process.
+
+    Attributes:
+        function: `module:name` or `module:Class.name`.
+        call: n.
+        rank: of the process.
+    """
+
+    function: str
+    call: int = 1
+    rank: int = 0
+
+
+def run_program(main: str, arguments: Sequence[str], *, processes: int = 1, death: Death | None = None) -> list[int]:
+    """Run `module:function(arguments)` in some processes; returns their exit codes, which are negative for signals."""
+    port = free_port()
+    started = [
+        SERVER.Process(target=child, args=(main, list(map(str, arguments)), rank, processes, port, death))
+        for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [int(process.exitcode or 0) for process in started]
+
+
+def child(main: str, arguments: list[str], rank: int, processes: int, port: int, death: Death | None) -> None:
+    """What a launcher's child does: the environment of torchrun, then the program."""
+    if processes > 1:
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+        os.environ.update({name: str(value) for name, value in {**ranks, **meeting}.items()})
+    if death is not None and death.rank == rank:
+        arm(death)
+    module, _, name = main.partition(":")
+    getattr(importlib.import_module(module), name)(arguments)
+
+
+def arm(death: Death) -> None:
+    """Let the function kill this process."""
+    module, _, path = death.function.partition(":")
+    *outer, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in outer:
+        owner = getattr(owner, part)
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        result = original(*args, **kwargs)
+        calls += 1
+        if calls == death.call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, deadly)
+
+
+def free_port() -> int:
+    """A port that nobody listens to now."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])

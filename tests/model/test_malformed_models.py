@@ -1,0 +1,156 @@
+"""Models that are damaged or hostile: one sentence, no code run, no absurd memory, no hang."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from malformed import TENSOR_FILES, Payload, edit, is_one_sentence, limited, set_tensor
+from safetensors.torch import load_file, save_file
+
+from g_pt.hub.download import resolve_model
+from g_pt.model.pipeline import ParameterUpdatePipeline
+
+REPO = "org/name"
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def limits():
+    """Little memory and time; nothing may have run."""
+    with limited():
+        yield
+
+
+def drop_tensor(path: Path) -> None:
+    tensors = load_file(path)
+    del tensors["norm.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def renamed(path: Path) -> None:
+    """Weights in a pickle, and no others."""
+    path.unlink()
+    path.with_suffix(".bin").write_bytes(pickle.dumps(Payload()))
+
+
+def index(**entries: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "model_index.json", lambda c: c.update(entries))
+
+
+def transformer(**entries: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "transformer" / "config.json", lambda c: c.update(entries))
+
+
+def scheduler(**entries: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "scheduler" / "scheduler_config.json", lambda c: c.update(entries))
+
+
+MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    **{f"weights: {name}": ((lambda f, d=d: d(f / WEIGHTS)), word) for name, (d, word) in TENSOR_FILES.items()},
+    "weights NaN": (lambda f: set_tensor(f / WEIGHTS, float("nan")), "not finite"),
+    "weights infinite": (lambda f: set_tensor(f / WEIGHTS, float("inf")), "not finite"),
+    "a tensor missing": (lambda f: drop_tensor(f / WEIGHTS), "damaged"),
+    "weights in a pickle only": (lambda f: renamed(f / WEIGHTS), "no diffusion_pytorch_model.safetensors"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "no diffusion_pytorch_model.safetensors"),
+    "no transformer": (lambda f: (f / "transformer").rename(f / "other"), "is missing"),
+    "shards of another folder": (
+        lambda f: (f / (WEIGHTS + ".index.json")).write_text('{"weight_map": {"a": "../../../etc/passwd"}}'),
+        "its own folder",
+    ),
+    "deviation 0": (
+        lambda f: save_file(
+            {"mean": torch.zeros(1210), "std": torch.zeros(1210)}, f / "normalizer/diffusion_pytorch_model.safetensors"
+        ),
+        "positive",
+    ),
+    "index {}": (lambda f: (f / "model_index.json").write_text("{}"), "ParameterUpdatePipeline"),
+    "index a list": (lambda f: (f / "model_index.json").write_text("[1]"), "JSON object"),
+    "index no JSON": (lambda f: (f / "model_index.json").write_text("{"), "not valid JSON"),
+    "index not UTF-8": (lambda f: (f / "model_index.json").write_bytes(b"\xff\xfe"), "not valid JSON"),
+    "index nested too deep": (lambda f: (f / "model_index.json").write_text("[" * 200_000), "not valid JSON"),
+    "index with a number of a million digits": (
+        lambda f: (f / "model_index.json").write_text('{"a": ' + "1" * 1_000_000 + "}"),
+        "not valid JSON",
+    ),
+    "a pipeline of diffusers": (index(_class_name="StableDiffusionPipeline"), "model of something else"),
+    "a pipeline class of a file": (index(_class_name=["evil", "ParameterUpdatePipeline"]), "something else"),
+    "class of another module": (index(transformer=["os", "system"]), "as its transformer"),
+    "our class of another module": (index(transformer=["evil", "ParameterTransformer"]), "from g_pt.model.transformer"),
+    "class of diffusers": (index(transformer=["diffusers", "UNet2DModel"]), "as its transformer"),
+    "scheduler that cannot sample it": (index(scheduler=["diffusers", "PNDMScheduler"]), "as its scheduler"),
+    "component a number": (index(normalizer=3), "as its normalizer"),
+    "one more component": (index(safety_checker=["subprocess", "Popen"]), "no other parts"),
+    "task a list": (index(task=["digits"]), "task"),
+    "steps a string": (index(num_inference_steps="many"), "num_inference_steps"),
+    "steps 10**12": (index(num_inference_steps=10**12), "num_inference_steps"),
+    "training a list": (index(training=[1]), "training"),
+    "prompt range of words": (index(training={"prompt_range": ["low", "high"]}), "prompt_range"),
+    "width a string": (transformer(width="128"), "width"),
+    "width of another model": (transformer(width=20), "width"),
+    "width 10**9": (transformer(width=10**9), "width"),
+    "edge width 10**12": (transformer(edge_width=10**12), "edge_width"),
+    "10**9 layers": (transformer(num_layers=10**9), "num_layers"),
+    "one more layer": (transformer(num_layers=2), "damaged"),
+    "heads 0": (transformer(num_heads=0), "num_heads"),
+    "mlp ratio 10**12": (transformer(mlp_ratio=1e12), "mlp_ratio"),
+    "frequencies 10**9": (transformer(num_frequencies=10**9), "num_frequencies"),
+    "layout of 10**18 parameters": (transformer(layout=[["a", [10**9, 10**9]]]), "mean and std"),
+    "layout a string": (transformer(layout="fc1"), "layout"),
+    "layout of negative sizes": (transformer(layout=[["a", [-1]]]), "layout"),
+    "layout of others' networks": (transformer(layout=[["a", [1210]]]), "cannot be loaded"),
+    "permutations nonsense": (transformer(permutations={"fc1.weight": 7}), "cannot be loaded"),
+    "metric nonsense": (transformer(metric={"name": "loss", "unit": "nats", "transform": "eval"}), "transform"),
+    "an unknown tokenization": (transformer(tokenization="__import__"), "tokenization"),
+    "config a list": (lambda f: (f / "transformer" / "config.json").write_text("[]"), "JSON object"),
+    "timesteps 10**12": (scheduler(num_train_timesteps=10**12), "num_train_timesteps"),
+    "timesteps of neither": (scheduler(num_train_timesteps=500), "num_train_timesteps"),
+    "betas above 1": (scheduler(beta_end=20), "beta_end"),
+    "an unknown beta schedule": (scheduler(beta_schedule="nonsense"), "cannot be loaded"),
+    "another prediction": (scheduler(prediction_type="epsilon"), "prediction_type"),
+    "scheduler of another class": (scheduler(_class_name="Popen"), "scheduler_config.json"),
+}
+
+
+@pytest.fixture
+def model(random_pipeline, tmp_path) -> Path:
+    random_pipeline.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_undamaged_model_loads(model):
+    ParameterUpdatePipeline.from_pretrained(model)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_malformed_model_is_one_sentence(name, model):
+    damage, word = MODELS[name]
+    damage(model)
+    with pytest.raises(OSError, match=r"\S") as error:
+        ParameterUpdatePipeline.from_pretrained(model)
+    assert word in is_one_sentence(error.value)
+
+
+@pytest.mark.parametrize("name", ["../../../escaped.json", "/tmp/escaped.json", "transformer/../../escaped.json"])
+def test_file_names_on_the_hub_do_not_leave_the_cache(name, default_hub, model, tmp_path):
+    default_hub.push(REPO, model)
+    default_hub.repos[REPO] = {name: b"{}", **default_hub.repos[REPO]}
+    try:
+        resolve_model(REPO)
+    except OSError as error:
+        is_one_sentence(error)
+    assert not list(tmp_path.rglob("escaped*"))
+    assert not Path("/tmp/escaped.json").exists()
+
+
+def test_python_files_of_a_repository_are_neither_fetched_nor_run(default_hub, model):
+    default_hub.push(REPO, model)
+    default_hub.repos[REPO]["g_pt_class.py"] = b"raise SystemExit('run')"
+    edit_index = json.loads(default_hub.repos[REPO]["model_index.json"])
+    edit_index["_class_name"] = ["g_pt_class", "ParameterUpdatePipeline"]
+    default_hub.repos[REPO]["model_index.json"] = json.dumps(edit_index).encode()
+    ParameterUpdatePipeline.from_pretrained(REPO)
+    assert not [path for path in default_hub.requests if path.endswith(".py")]
