@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from g_pt.model.pairs import CheckpointPairs
-from g_pt.model.tokens import token_index
+from g_pt.permutations.units import token_index
 from g_pt.tasks.base import Task
 from g_pt.training.setup import PairSource
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from g_pt.model.edges import EdgeMixing
 from g_pt.model.embeddings import ScalarEmbedding, embed_scalars
-from g_pt.model.tokens import ParameterTokens, Tokenization, token_index
+from g_pt.model.tokens import ParameterTokens
 from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
+from g_pt.permutations.units import Tokenization, token_index
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
                 transformed metric.
             num_train_timesteps: diffusion times lie in [0, num_train_timesteps).
             tokenization: "units", or "slices" or "chunks", which are not equivariant; see
-                `g_pt.model.tokens.token_index`.
+                `g_pt.permutations.units.token_index`.
             edge_width: E, numbers kept for each pair of units.
             chunk_size: most parameters of a token that is not a unit.
             prediction_type: "sample": the output is x_0; "v_prediction": it is v (Salimans and Ho 2022, section 4);

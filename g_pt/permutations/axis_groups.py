@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable
 
-from g_pt.permutations.spec import AxisBlock, Blocks
+from g_pt.permutations.blocks import AxisBlock, Blocks
 
 
 def fixed(size: int) -> Blocks:

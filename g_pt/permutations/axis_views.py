@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from g_pt.permutations.axis_groups import AxisGroups, fixed
-from g_pt.permutations.spec import AxisBlock, Blocks, reorder
+from g_pt.permutations.blocks import AxisBlock, Blocks, reorder
 
 
 class Claim(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from g_pt.permutations.axis_groups import AxisGroups, axis_size, fixed
-from g_pt.permutations.spec import Blocks
+from g_pt.permutations.blocks import Blocks
 
 Axes = list[Blocks]
 Arguments = dict[str, Any]

@@ -12,21 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from g_pt.networks.parameters import ParameterLayout
-from g_pt.permutations.spec import Blocks, PermutationSpec, reorder
+from g_pt.permutations.blocks import Blocks, reorder
 
 TOLERANCE = 1e-10  # in float64, relative to the largest output
 NUM_DRAWS = 2
 
 
-def check_function_is_kept(spec: PermutationSpec, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def check_function_is_kept(
+    blocks: Mapping[str, tuple[Blocks, ...]], module: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
     """Compare outputs of random parameters before and after random reorderings, in float64 and eval mode.
+
+    Args:
+        blocks: of every axis of every tensor, as `PermutationSpec.blocks` fills them in.
+        module: the network; it is copied.
+        inputs: of its forward pass.
 
     Raises:
         ValueError: outputs differ by more than 1e-10 of their scale, or are not finite.
     """
     generator = torch.Generator().manual_seed(0)
     network, inputs = in_float64(module, inputs)
-    blocks = spec.blocks(ParameterLayout.from_module(network))
     tensors = random_tensors(network, generator)
     before = _outputs(network, tensors, inputs)
     if not all(bool(out.isfinite().all()) for out in before):

@@ -13,9 +13,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from g_pt.model.tokens import TokenIndex, token_index
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations.spec import PermutationSpec
+from g_pt.permutations.units import TokenIndex, token_index
 
 MAX_SWEEPS = 10
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from g_pt.permutations.axis_groups import AxisGroups, fixed
-from g_pt.permutations.spec import Blocks
+from g_pt.permutations.blocks import Blocks
 
 Axes = list[Blocks]
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from g_pt.permutations.axis_groups import AxisGroups, axis_size, fixed
+from g_pt.permutations.blocks import Blocks
 from g_pt.permutations.channel_rules import CHANNELS, pool
 from g_pt.permutations.recurrent_rules import RECURRENT
-from g_pt.permutations.spec import Blocks
 
 Axes = list[Blocks]
 Arguments = dict[str, Any]

@@ -7,32 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from g_pt.networks.parameters import ParameterLayout
-
-
-class AxisBlock(NamedTuple):
-    """A stretch of an axis: `units` units of a group, one after the other, with `inner` entries each.
-
-    Entry `u * inner + k` of the block belongs to unit u. A block without a group does not move.
-    """
-
-    group: str | None
-    units: int
-    inner: int = 1
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return self.units * self.inner
-
-
-Blocks = tuple[AxisBlock, ...]
-Axis = str | Blocks | None
+from g_pt.permutations.blocks import Axis, AxisBlock, Blocks, reorder
+from g_pt.permutations.checks import check_function_is_kept
 
 
 @dataclass(frozen=True)
@@ -172,9 +154,8 @@ class PermutationSpec:
         Raises:
             ValueError: outputs differ by more than 1e-10 of their scale.
         """
-        from g_pt.permutations.checks import check_function_is_kept
-
-        check_function_is_kept(self, module, _example_inputs(input_shape, example_input, num_inputs))
+        blocks = self.blocks(ParameterLayout.from_module(module))
+        check_function_is_kept(blocks, module, _example_inputs(input_shape, example_input, num_inputs))
 
     def to_json(self) -> dict[str, list[Any]]:
         """Plain dict of lists, as kept beside models: per axis null, a group or `[[group, units, inner], ...]`."""
@@ -195,35 +176,6 @@ class PermutationSpec:
                 for name, axes in entries.items()
             }
         )
-
-
-def reorder(tensor: Tensor, axes: tuple[Blocks, ...], permutations: Mapping[str, Tensor]) -> Tensor:
-    """Move the units of every axis: (B, *shape) to (B, *shape), with permutations {group: (B, units)}.
-
-    B may be 1 on either side.
-    """
-    for number, blocks in enumerate(axes, start=1):
-        if all(block.group is None for block in blocks):
-            continue
-        positions = _positions(blocks, permutations)  # (B, size of the axis)
-        shape = [max(len(positions), len(tensor)), *tensor.shape[1:]]
-        view = [-1 if a in (0, number) else 1 for a in range(tensor.dim())]
-        view[0] = len(positions)
-        tensor = tensor.expand(shape).gather(number, positions.view(view).expand(shape))
-    return tensor
-
-
-def _positions(blocks: Blocks, permutations: Mapping[str, Tensor]) -> Tensor:
-    """Where each entry of a permuted axis comes from: (B, size)."""
-    parts, start = [], 0
-    for group, units, inner in blocks:
-        units_from = torch.arange(units)[None] if group is None else permutations[group]  # (B, units)
-        if group is not None and units_from.shape[1] != units:
-            raise ValueError(f"group {group!r} has {units} units, got a permutation of {units_from.shape[1]}")
-        parts.append((start + units_from[..., None] * inner + torch.arange(inner)).flatten(1))
-        start += units * inner
-    num = max(len(part) for part in parts)
-    return torch.cat([part.expand(num, -1) for part in parts], dim=1)
 
 
 def _example_inputs(

@@ -21,9 +21,9 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations.axis_groups import AxisGroups, fixed
 from g_pt.permutations.axis_views import view_axes
+from g_pt.permutations.blocks import Axis, AxisBlock
 from g_pt.permutations.checks import in_float64, plain_float64
 from g_pt.permutations.rules import IDENTITIES, VIEWS, Axes, rule_for
-from g_pt.permutations.spec import Axis, AxisBlock
 
 CHOICES = (
     "Declare the spec by hand, PermutationSpec({tensor name: (group or None per axis)}), "

@@ -18,10 +18,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from g_pt.evaluation.novelty.unit_features import UnitFeatures, lower_bounds, tightened_bounds
-from g_pt.model.tokens import TokenIndex, token_index
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.permutations.matching import matched
+from g_pt.permutations.units import TokenIndex, token_index
 
 BLOCK = 16  # others whose distances are taken at once
 TIGHTENED = 512

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from g_pt.model.tokens import TokenIndex
+from g_pt.permutations.units import TokenIndex
 
 QUERIES, OTHERS = 8, 2048  # of one block of bounds: a few MB, which stay in cache
 ROUNDING = 1e-5  # relative to the squared norms: more than float32 loses in the products of the bound
