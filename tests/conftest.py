@@ -5,6 +5,8 @@ import os
 # read when huggingface_hub is imported: no second transfer protocol, no telemetry
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported: workers share the cores, one thread each
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import huggingface_hub.constants
 import pytest
@@ -14,6 +16,14 @@ from local_hub import LocalHub
 
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.tasks.digits import Digits
+
+PATIENCE = 1200  # seconds for a slow test: it takes a minute, on cores that others may be using
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(PATIENCE))
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ print(json.dumps([len(rows), last["run"], last["step"], last["loss"], [float(v) 
         env=os.environ | home,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=250,
         cwd=tmp_path,
     )
     assert run.returncode == 0, run.stderr

@@ -163,7 +163,7 @@ def program(folder: Path, seed: int, pause: float = 0.0) -> subprocess.Popen[str
 def test_several_processes_record_into_one_dataset(tmp_path: Path) -> None:
     processes = [program(tmp_path, seed, 0.01) for seed in range(3)]  # none closes its recorder: exiting does
     for process in processes:
-        process.communicate(timeout=100)
+        process.communicate(timeout=250)
         assert process.returncode == 0
     store = CheckpointStore(tmp_path)
     assert [r.run for r in store.runs] == [*range(15)]

@@ -231,7 +231,7 @@ def on_a_terminal(arguments: list[str], **environment: str) -> str:
             if not part:
                 break
             parts.append(part)
-        process.wait(timeout=60)
+        process.wait(timeout=250)
     os.close(ours)
     return b"".join(parts).decode()
 

@@ -36,13 +36,11 @@ from g_pt.tasks import registry
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 HUB = ROOT / "docs" / "hub.md"
 PYTHON_PAGES = [p for p in PAGES if p not in (TUTORIAL, HUB) and any(b.language == "python" for b in blocks_of(p))]
-COMMANDS = [
-    pytest.param(words, id=f"{page.name}-{block.line}-{words[0]}")
+COMMANDS = {
+    page: [(block.line, words) for block in blocks_of(page) if block.language == "bash"
+           for words in commands_of(block.text)]
     for page in PAGES
-    for block in blocks_of(page)
-    if block.language == "bash"
-    for words in commands_of(block.text)
-]
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -78,45 +76,55 @@ def test_the_page_on_the_hub_runs_against_a_local_hub(default_hub: LocalHub, tmp
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("words", COMMANDS)
+@pytest.mark.parametrize("page", [page for page in PAGES if COMMANDS[page]], ids=lambda page: page.name)
 def test_commands_of_bash_blocks_parse(
-    words: list[str], folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path,
+    folder_of_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    subtests: pytest.Subtests,
 ) -> None:
-    assert_command_parses(words, monkeypatch)
+    for line, words in COMMANDS[page]:
+        with subtests.test(f"line {line}: {' '.join(words)}"):
+            assert_command_parses(words, monkeypatch)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "gpt-sample --num-sample 1",
-        "OMP_NUM_THREADS=1 gpt-sample --num-sample 1",
-        "gpt-nothing",
-        "python train/train_g_pt.py --x",
-        "python -m benchmarks.all --x",
-        "python -m benchmarks.nothing",
-        "python -m http.server",
-        "torchrun --nproc_per_node 4 -m g_pt.commands.harvest --num-rus 12",
-        "accelerate launch --num_processes 4 --module g_pt.commands.harvest --num-rus 12",
-        "torchrun --nproc_per_node 4",
-        "torchrun --processes 4 -m g_pt.commands.harvest",
-        "accelerate launch --gpus 4 train/train_g_pt.py",
-        "hf auth logout",
-    ],
-)
+WRONG = [
+    "gpt-sample --num-sample 1",
+    "OMP_NUM_THREADS=1 gpt-sample --num-sample 1",
+    "gpt-nothing",
+    "python train/train_g_pt.py --x",
+    "python -m benchmarks.all --x",
+    "python -m benchmarks.nothing",
+    "python -m http.server",
+    "torchrun --nproc_per_node 4 -m g_pt.commands.harvest --num-rus 12",
+    "accelerate launch --num_processes 4 --module g_pt.commands.harvest --num-rus 12",
+    "torchrun --nproc_per_node 4",
+    "torchrun --processes 4 -m g_pt.commands.harvest",
+    "accelerate launch --gpus 4 train/train_g_pt.py",
+    "hf auth logout",
+]
+
+
 def test_a_wrong_command_would_be_seen(
-    command: str, folder_of_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder_of_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    subtests: pytest.Subtests,
 ) -> None:
-    with pytest.raises((AssertionError, ImportError, SystemExit)):
-        assert_command_parses(command.split(), monkeypatch)
+    for command in WRONG:
+        with subtests.test(command), pytest.raises((AssertionError, ImportError, SystemExit)):
+            assert_command_parses(command.split(), monkeypatch)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_says_what_it_is(page: Path) -> None:
-    for block in blocks_of(page):
-        assert block.language in TRIED | FILES_OF | OUTPUT, f"line {block.line}: {block.language!r}"
-        if block.language == "yaml":
-            assert isinstance(yaml.safe_load(block.text), dict)
-            assert block.file, f"line {block.line}: begin it with `# name.yaml`"
+def test_every_block_says_what_it_is(subtests: pytest.Subtests) -> None:
+    for page in PAGES:
+        for block in blocks_of(page):
+            with subtests.test(f"{page.name}, line {block.line}"):
+                assert block.language in TRIED | FILES_OF | OUTPUT
+                if block.language == "yaml":
+                    assert isinstance(yaml.safe_load(block.text), dict)
+                    assert block.file, "begin it with `# name.yaml`"
 
 
 def test_the_task_file_is_harvested_as_the_page_says(folder_of_files: Path) -> None:
@@ -129,16 +137,19 @@ def test_the_task_file_is_harvested_as_the_page_says(folder_of_files: Path) -> N
     assert store.metrics["error"][store.step == 30].max() < 15
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_a_page_names_exist(page: Path) -> None:
+def test_files_that_pages_name_exist() -> None:
+    assert {page.name: missing for page in PAGES if (missing := missing_files(page))} == {}
+
+
+def missing_files(page: Path) -> list[str]:
+    """What a page links to or names as a path, and what is not there."""
     text = page.read_text()
     links = [page.parent / target for target in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
     paths = [
         ROOT / path
         for path in re.findall(r"`((?:g_pt|checkpoints_dataset|rl_tasks|train|benchmarks|tests|docs)/[\w./-]+)`", text)
     ]
-    missing = [str(path) for path in links + paths if not path.exists()]
-    assert not missing
+    return [str(path) for path in links + paths if not path.exists()]
 
 
 def test_the_index_names_every_page() -> None:

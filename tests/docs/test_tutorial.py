@@ -56,7 +56,7 @@ def run_command(words: list[str], names: dict[str, object]) -> None:
             raise AssertionError(f"the tutorial has a command that this test does not run: {words}")
 
 
-@pytest.mark.timeout(1200)  # half a minute of one core, which may be shared
+@pytest.mark.slow
 def test_the_tutorial_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))

@@ -93,6 +93,6 @@ def run_command(*arguments: str, **kwargs) -> subprocess.CompletedProcess[str]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
         **kwargs,
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["launched", "train.train_g_pt", "g_pt.training.alignment", "g_pt.pictures.training"])
-PATIENCE = 150.0  # seconds for a program that takes a few
+PATIENCE = 500.0  # seconds for a program that takes a few where it has the cores to itself
 
 
 @dataclass(frozen=True)

@@ -53,14 +53,17 @@ def outputs(network, layout, params, example):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_the_groups_are_those_found_by_hand(specs, name):
+def test_a_spec_keeps_the_function_and_its_groups_are_those_found_by_hand(specs, name):
     _, layout, spec = specs(name)
     assert spec.group_sizes(layout) == GROUPS[name]
+    assert_reordered_networks_compute_the_same_function(name, *specs(name))
+    assert_outputs_depend_on_every_group(name, *specs(name))
+    assert_json_round_trip(layout, spec)
+    assert_inverse_and_composition(layout, spec)
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_reordered_networks_compute_the_same_function(specs, name, generator):
-    network, layout, spec = specs(name)
+def assert_reordered_networks_compute_the_same_function(name, network, layout, spec):
+    generator = torch.Generator().manual_seed(0)
     params = random_params(network, layout, generator, num=3)
     permuted = spec.permute(params, layout, spec.draw(layout, 3, generator))
     assert not GROUPS[name] or (permuted != params).any()
@@ -70,11 +73,9 @@ def test_reordered_networks_compute_the_same_function(specs, name, generator):
         assert gap <= 1e-10 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", [name for name, groups in GROUPS.items() if groups])
-def test_the_outputs_depend_on_every_group(specs, name, generator):
-    # moving a group in one of its tensors alone changes the function: the test above is not vacuous
-    network, layout, spec = specs(name)
-    params = random_params(network, layout, generator)
+def assert_outputs_depend_on_every_group(name, network, layout, spec):
+    """Moving a group in one of its tensors alone changes the function: the check above is not vacuous."""
+    params = random_params(network, layout, torch.Generator().manual_seed(0))
     before = outputs(network, layout, params[0], ZOO[name][1])
     for group, units in spec.group_sizes(layout).items():
         moves = {g: torch.arange(u)[None] for g, u in spec.group_sizes(layout).items()}
@@ -86,20 +87,17 @@ def test_the_outputs_depend_on_every_group(specs, name, generator):
             assert group == "queries.units"  # learned queries can be reordered on their own
             continue
         changed = [outputs(network, layout, layout.flatten(still | {n: moved[n]}), ZOO[name][1]) for n in holders]
-        assert any((after - before).abs().max() > 1e-6 * before.abs().max() for after in changed)
+        assert any((after - before).abs().max() > 1e-6 * before.abs().max() for after in changed), group
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_json_round_trip(specs, name):
-    _, layout, spec = specs(name)
+def assert_json_round_trip(layout, spec):
     read = PermutationSpec.from_json(json.loads(json.dumps(spec.to_json())))
     assert read == spec
     assert read.blocks(layout) == spec.blocks(layout)
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_inverse_and_composition(specs, name, generator):
-    _, layout, spec = specs(name)
+def assert_inverse_and_composition(layout, spec):
+    generator = torch.Generator().manual_seed(0)
     params = torch.arange(3.0 * layout.num_params).view(3, -1)
     first, second = spec.draw(layout, 3, generator), spec.draw(layout, 3, generator)
     once = spec.permute(params, layout, first)
@@ -165,13 +163,13 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_functions_that_treat_all_units_alike_keep_them_free(name):
-    network = Applied(KEPT[name])
+def test_functions_that_treat_all_units_alike_keep_them_free(subtests):
     example = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
-    spec = PermutationSpec.from_module(network, example_input=example)
-    assert spec.axes["fc1.weight"] == ("fc1.units", None)
-    assert spec.axes["fc2.weight"] == (None, "fc1.units")
+    for name, function in KEPT.items():
+        with subtests.test(name):
+            spec = PermutationSpec.from_module(Applied(function), example_input=example)
+            assert spec.axes["fc1.weight"] == ("fc1.units", None)
+            assert spec.axes["fc2.weight"] == (None, "fc1.units")
 
 
 COARSER = {
@@ -186,29 +184,30 @@ COARSER = {
 }
 
 
-@pytest.mark.parametrize("name", COARSER)
-def test_functions_that_tell_units_apart_tie_or_fix_them(name):
-    function, groups = COARSER[name]
-    spec = PermutationSpec.from_module(Applied(function), (4,))
-    assert spec.group_sizes(ParameterLayout.from_module(Applied(function))) == groups
+def test_functions_that_tell_units_apart_tie_or_fix_them(subtests):
+    for name, (function, groups) in COARSER.items():
+        with subtests.test(name):
+            spec = PermutationSpec.from_module(Applied(function), (4,))
+            assert spec.group_sizes(ParameterLayout.from_module(Applied(function))) == groups
 
 
-@pytest.mark.parametrize(
-    ("function", "operation"),
-    [
-        (lambda x: x.sort(dim=1).values, "aten.sort"),
-        (lambda x: x @ torch.linalg.matrix_exp(x.T @ x), "aten.linalg_matrix_exp"),
-        (lambda x: x + torch.randn_like(x), "aten.randn_like"),
-        (lambda x: (x[:, :3].relu_(), x)[1], "aten.relu_"),
-        (lambda x: F.dropout(x, 0.5), "aten.dropout"),  # on in eval mode too
-    ],
-)
-def test_an_unknown_operation_is_named_with_its_place_and_the_two_ways_out(function, operation):
-    network = nn.Sequential(nn.Linear(5, 4), Applied(function))
-    with pytest.raises(ValueError, match=operation) as error:
-        PermutationSpec.from_module(network, (5,))
-    for part in ("in module '1'", "by hand", "PermutationSpec.none(layout)"):
-        assert part in str(error.value)
+UNKNOWN = {
+    "aten.sort": lambda x: x.sort(dim=1).values,
+    "aten.linalg_matrix_exp": lambda x: x @ torch.linalg.matrix_exp(x.T @ x),
+    "aten.randn_like": lambda x: x + torch.randn_like(x),
+    "aten.relu_": lambda x: (x[:, :3].relu_(), x)[1],
+    "aten.dropout": lambda x: F.dropout(x, 0.5),  # on in eval mode too
+}
+
+
+def test_an_unknown_operation_is_named_with_its_place_and_the_two_ways_out(subtests):
+    for operation, function in UNKNOWN.items():
+        with subtests.test(operation):
+            network = nn.Sequential(nn.Linear(5, 4), Applied(function))
+            with pytest.raises(ValueError, match=operation) as error:
+                PermutationSpec.from_module(network, (5,))
+            for part in ("in module '1'", "by hand", "PermutationSpec.none(layout)"):
+                assert part in str(error.value)
 
 
 def test_an_unknown_operation_on_inputs_alone_moves_nothing():

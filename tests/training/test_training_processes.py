@@ -57,7 +57,7 @@ def launched(work: Path) -> subprocess.CompletedProcess[str]:
     ]
     program = str(ROOT / "train" / "train_g_pt.py")
     done = subprocess.run(
-        [*command, program, *arguments(work, "two")], env=environment(), capture_output=True, text=True, timeout=280
+        [*command, program, *arguments(work, "two")], env=environment(), capture_output=True, text=True, timeout=1000
     )
     assert done.returncode == 0, done.stderr
     return done
