@@ -97,7 +97,7 @@ def checked_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ..
         raise ValueError(f"{damaged} must have dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ValueError(f"{damaged} must be one of {sorted(ITEM_BYTES)}, got {str(dtype)[:40]!r}")
+        raise ValueError(f"{damaged} is {str(dtype)[:40]!r}; it must be one of {sorted(ITEM_BYTES)}")
     for what, values in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(values, list) or not all(type(v) is int and v >= 0 for v in values):
             raise ValueError(f"{damaged} must have whole numbers from 0 as {what}, got {str(values)[:60]}")
