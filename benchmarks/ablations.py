@@ -26,9 +26,9 @@ import torch
 from benchmarks.canonical_order import canonical_pairs, in_canonical_order
 from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.facts import fit_normalizer, training_facts
+from checkpoints_dataset.harvest import harvest_with_progress
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore, is_finished
-from g_pt.commands.harvest import harvest_with_progress
 from g_pt.evaluation.statistics import bootstrap_mean, prompt_alignment
 from g_pt.files.atomic import read_json, write_json
 from g_pt.files.config import merge, read_yaml

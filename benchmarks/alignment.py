@@ -37,12 +37,12 @@ from benchmarks.ablations import (
 )
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.evaluation.diversity import measure_diversity
+from g_pt.evaluation.novelty.nearest import NearestNetworks, NetworkDistance
 from g_pt.evaluation.statistics import bootstrap_mean
 from g_pt.files.atomic import read_json, write_json
 from g_pt.files.config import merge, read_yaml
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.prompting import measure_updates, update_networks
-from g_pt.permutations.matching import nearest_distance
 from g_pt.tasks import get_task
 from g_pt.training.alignment import align
 from g_pt.training.config import TrainConfig
@@ -191,7 +191,8 @@ def novelty(pipeline: ParameterUpdatePipeline, store: CheckpointStore) -> float:
     ends, held_out = store.params(rows), store.params(store.final_rows("test")[:NOVELTY_NETWORKS])
     starts = task.init(NOVELTY_NETWORKS, torch.Generator().manual_seed(12345))
     samples = pipeline(starts, best_prompt(pipeline), generator=torch.Generator().manual_seed(0)).params
-    own, usual = (nearest_distance(p, ends, task.layout, task.permutations).mean() for p in (samples, held_out))
+    nearest = NearestNetworks(ends, NetworkDistance(task.layout, task.permutations))
+    own, usual = (nearest(networks).distance.mean() for networks in (samples, held_out))
     return (own / usual).item()
 
 

@@ -24,9 +24,9 @@ import torch
 from g_pt.files.atomic import write_json
 from g_pt.runtime.cpu_memory import keep_freed_memory
 from g_pt.runtime.seeds import keyed_generator
-from g_pt.tasks.ppo_config import PPOConfig
 from rl_tasks.cartpole import CartPole
 from rl_tasks.ppo import PopulationPPO
+from rl_tasks.ppo_config import PPOConfig
 
 SETTINGS = PPOConfig(learning_rate_range=(2e-3, 2e-3), final_learning_rate=1.0)
 LEARNING_RATE = SETTINGS.learning_rate_range[0]

@@ -23,8 +23,8 @@ import torch
 
 from benchmarks.ablations import PRESETS, Preset, Variant, scale_and_facts, settings, slug
 from benchmarks.alignment import first_stage, second_stage
+from checkpoints_dataset.harvest import harvest_with_progress
 from checkpoints_dataset.store import CheckpointStore, is_finished
-from g_pt.commands.harvest import harvest_with_progress
 from g_pt.evaluation.statistics import bootstrap_mean, prompt_alignment
 from g_pt.files.atomic import read_json, write_json
 from g_pt.files.config import merge, read_yaml

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from g_pt.tasks.ppo_config import PPOConfig
+from rl_tasks.ppo_config import PPOConfig
 
 Spacing = Literal["mixed", "log", "linear"]
 

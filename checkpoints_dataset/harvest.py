@@ -6,6 +6,7 @@ R = runs of a shard, C = checkpoints of a run, P = parameters per network.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader
+from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
+from g_pt.runtime.cpu_memory import keep_freed_memory
 from g_pt.runtime.processes import Team
 from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks import get_task
@@ -70,6 +74,27 @@ def harvest(
         left_out = write_shards(writer, task, config, team.part(missing), progress_of_all(progress, team))
         team.wait()  # the first process holds the lock for all
         return left_out
+
+
+def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None = None) -> CheckpointStore | None:
+    """Harvest with a progress bar, and say what was left out; the first process of a team returns the dataset."""
+    keep_freed_memory()
+    team, total = team or Team(), config.num_runs * config.num_steps
+    if not team.is_first:
+        harvest(config, folder, team=team)
+        return None
+    with tqdm(total=total, desc="harvesting", unit="step", unit_scale=True, disable=None) as bar:
+        harvest(config, folder, progress=lambda taken: bar.update(min(taken, total - bar.n)), team=team)
+    store = CheckpointStore(folder)
+    tqdm.write(
+        f"{folder}: {len(store)} checkpoints of {len(store.runs)} runs, {len(store.left_out)} runs left out",
+        file=sys.stderr,
+    )
+    for run, reason in list(store.left_out.items())[:5]:
+        tqdm.write(f"  left out: run {run}, {reason}", file=sys.stderr)
+    if not store.runs:
+        raise ValueError(f"all {len(store.left_out)} runs were left out; lower the learning rate, or see above")
+    return store
 
 
 def agreed_shards(team: Team, folder: Path | str, header: DatasetHeader, stack: ExitStack) -> list[int]:

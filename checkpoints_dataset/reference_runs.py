@@ -98,6 +98,7 @@ def run_set(
         checkpoint_metric=values[drawn],
         trajectories=trajectories,
         steps=torch.from_numpy(store.step[rows_of(traced[:1])].astype(np.int64)),
+        layout=store.header.layout,
     )
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from g_pt.tasks.ppo_config import PPOConfig
 from rl_tasks.distributions import ActionDistribution
 from rl_tasks.environments import Environments
+from rl_tasks.ppo_config import PPOConfig
 
 Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # tensors of B networks, (B, N, O) to (B, N, outputs)
 Tensors = dict[str, Tensor]

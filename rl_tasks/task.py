@@ -18,12 +18,12 @@ from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.runtime.seeds import seeded_global_generator
 from g_pt.tasks.base import PopulationTask, Split, TrainedPopulation, check_split
-from g_pt.tasks.ppo_config import PPOConfig
 from rl_tasks.environments import Environments, SimulatedEnvironments
 from rl_tasks.episodes import differentiable_returns, gymnasium_returns, simulated_returns
 from rl_tasks.gymnasium_environments import Environment, EnvironmentFacts, GymnasiumEnvironments, make_environment
 from rl_tasks.policies import mlp_network, stacked_forward, stacked_init
 from rl_tasks.ppo import PopulationPPO
+from rl_tasks.ppo_config import PPOConfig
 from rl_tasks.simulators import Simulator
 
 # Episodes of different splits start from different seeds; those of training come from a generator instead.
@@ -32,7 +32,7 @@ SIMULATED_POLICIES = 256  # at once: more fall out of the cache
 GYMNASIUM_ENVIRONMENTS = 512  # at once
 
 
-class GymnasiumTask(PopulationTask):
+class GymnasiumTask(PopulationTask[PPOConfig]):
     """Policies on any Gymnasium environment with observations in a Box and Discrete or one-axis Box actions.
 
     A subclass needs `name`, `environment_id` and `network()`, which maps observations (N, O) to logits (N, n) of n

@@ -64,9 +64,8 @@ def run(program: Program) -> None:
     import torch
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
-    from checkpoints_dataset.harvest import source_of
+    from checkpoints_dataset.harvest import harvest_with_progress, source_of
     from checkpoints_dataset.store import CheckpointStore, is_finished
-    from g_pt.commands.harvest import harvest_with_progress
     from g_pt.runtime.processes import Team, leave_team
     from g_pt.tasks import get_task
     from g_pt.tasks.base import PopulationTask, TrainableTask

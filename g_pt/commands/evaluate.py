@@ -112,7 +112,6 @@ def run(arguments: Arguments) -> None:
 
 def evaluate(arguments: Arguments) -> None:
     """Load, measure section by section, print, write."""
-    from g_pt.commands.own_task import check_task_of
     from g_pt.files.atomic import write_json
     from g_pt.model.pipeline import ParameterUpdatePipeline
     from g_pt.report.document import report_json, write_document
@@ -122,7 +121,7 @@ def evaluate(arguments: Arguments) -> None:
     task = None if arguments.task is None else get_task(arguments.task)
     pipeline = ParameterUpdatePipeline.from_pretrained(arguments.model)
     if task is not None:
-        check_task_of(pipeline, task, arguments.model)
+        pipeline.check_task(task)
     pipeline.set_progress_bar_config(disable=True)
     sections, seconds = measure_all(arguments, make_subject(arguments, pipeline))
     total = round(time.perf_counter() - started, 1)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from checkpoints_dataset.config import HarvestConfig
 from g_pt.command_line.parsing import parse
 from g_pt.command_line.terminal import exit_on_user_error, quiet_unless_first
-from g_pt.runtime.processes import Team, cpu_threads_of_a_process, join_team, leave_team
+from g_pt.runtime.processes import cpu_threads_of_a_process, join_team, leave_team
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
             import torch
 
             torch.set_num_threads(cpu_threads_of_a_process())  # launchers leave one thread to each
+        from checkpoints_dataset.harvest import harvest_with_progress
+
         with redirect_stdout(sys.stderr):  # a user's task may print, and --json promises one object
             store = harvest_with_progress(config, folder, team)
         if parsed.json and store is not None:
@@ -71,33 +73,6 @@ def default_folder(task: str) -> Path:
     if colon:
         name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
     return Path("runs") / name.removesuffix(".py") / "checkpoints"
-
-
-def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None = None) -> CheckpointStore | None:
-    """Harvest with a progress bar, and say what was left out; the first process of a team returns the dataset."""
-    from tqdm import tqdm
-
-    from checkpoints_dataset.harvest import harvest
-    from checkpoints_dataset.store import CheckpointStore
-    from g_pt.runtime.cpu_memory import keep_freed_memory
-
-    keep_freed_memory()
-    team, total = team or Team(), config.num_runs * config.num_steps
-    if not team.is_first:
-        harvest(config, folder, team=team)
-        return None
-    with tqdm(total=total, desc="harvesting", unit="step", unit_scale=True, disable=None) as bar:
-        harvest(config, folder, progress=lambda taken: bar.update(min(taken, total - bar.n)), team=team)
-    store = CheckpointStore(folder)
-    print(
-        f"{folder}: {len(store)} checkpoints of {len(store.runs)} runs, {len(store.left_out)} runs left out",
-        file=sys.stderr,
-    )
-    for run, reason in list(store.left_out.items())[:5]:
-        print(f"  left out: run {run}, {reason}", file=sys.stderr)
-    if not store.runs:
-        raise ValueError(f"all {len(store.left_out)} runs were left out; lower the learning rate, or see above")
-    return store
 
 
 def summary(store: CheckpointStore) -> dict[str, Any]:

@@ -193,7 +193,6 @@ def check_video(task: Task) -> None:
 
 def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     """The model asked for, or the bundled one of the task and metric."""
-    from g_pt.commands.own_task import check_task_of
     from g_pt.hub.download import bundled_models
     from g_pt.model.pipeline import ParameterUpdatePipeline
     from g_pt.tasks import get_task
@@ -210,7 +209,7 @@ def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     hide_bars_in_pipes()
     pipeline = ParameterUpdatePipeline.from_pretrained(name)
     if own is not None:
-        check_task_of(pipeline, own, name)
+        pipeline.check_task(own)
     if pipeline.metric.name != metric:
         raise ValueError(
             f"{name} is prompted by {pipeline.metric.name}, not {metric}: use --prompt-{pipeline.metric.name}"

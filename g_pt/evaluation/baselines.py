@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from g_pt.evaluation.runs import RunSet
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.permutations.matching import matched
@@ -24,19 +25,10 @@ FITTED_RUNS = 4000  # of which principal components are estimated
 ALIGNMENT_ROUNDS = 3
 
 
-@dataclass(frozen=True)
-class Runs:
-    """Starts and ends (R, P) of training runs, raw, and where each tensor lies in them."""
-
-    starts: Tensor
-    ends: Tensor
-    layout: ParameterLayout
-
-
 class Generate(Protocol):
     """Makes networks from runs; `asked` (B, P) are the starts for which somebody wants a network each."""
 
-    def __call__(self, runs: Runs, asked: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, runs: RunSet, asked: Tensor, generator: torch.Generator) -> Tensor:
         """Make one network per start: (B, P), raw."""
         ...
 
@@ -73,13 +65,6 @@ def register_competitor(name: str, description: str, *, averages: bool = True) -
     return add
 
 
-def get_competitor(name: str) -> Competitor:
-    """Look one up; the error lists what exists."""
-    if name not in COMPETITORS:
-        raise ValueError(f"there is no competitor {name!r}; there are {sorted(COMPETITORS)}")
-    return COMPETITORS[name]
-
-
 def aligned_runs(
     params: Tensor, layout: ParameterLayout, permutations: PermutationSpec, *, rounds: int = ALIGNMENT_ROUNDS
 ) -> Tensor:
@@ -95,13 +80,13 @@ def aligned_runs(
     return params
 
 
-def draw_rows(runs: Runs, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def draw_rows(runs: RunSet, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Rows of random runs, int64."""
     return torch.randint(len(runs.ends), shape, generator=generator)
 
 
 @register_competitor("nearest start", "the end of the training run whose start is nearest (retrieval)", averages=False)
-def retrieve(runs: Runs, asked: Tensor, generator: torch.Generator) -> Tensor:
+def retrieve(runs: RunSet, asked: Tensor, generator: torch.Generator) -> Tensor:
     """Distances of starts are those of the networks as they are: whichever run is taken, its end is a copy."""
     return runs.ends[torch.cdist(asked, runs.starts).argmin(dim=1)]
 
@@ -109,7 +94,7 @@ def retrieve(runs: Runs, asked: Tensor, generator: torch.Generator) -> Tensor:
 def add_noise(amplitude: float) -> Generate:
     """Ends plus Gaussian noise of a share of each tensor's standard deviation over all runs."""
 
-    def generate(runs: Runs, asked: Tensor, generator: torch.Generator) -> Tensor:
+    def generate(runs: RunSet, asked: Tensor, generator: torch.Generator) -> Tensor:
         ends = runs.ends[draw_rows(runs, (len(asked),), generator)]
         return ends + amplitude * tensor_deviations(runs) * torch.randn(ends.shape, generator=generator)
 
@@ -123,7 +108,7 @@ for _amplitude in (0.1, 0.2, 0.5):
 
 
 @register_competitor("interpolation", "two training runs, mixed with a random weight")
-def interpolate(runs: Runs, asked: Tensor, generator: torch.Generator) -> Tensor:
+def interpolate(runs: RunSet, asked: Tensor, generator: torch.Generator) -> Tensor:
     """Weights are uniform between 0 and 1."""
     one, other = (runs.ends[draw_rows(runs, (len(asked),), generator)] for _ in range(2))
     return one.lerp(other, torch.rand(len(asked), 1, generator=generator))
@@ -132,7 +117,7 @@ def interpolate(runs: Runs, asked: Tensor, generator: torch.Generator) -> Tensor
 def average(num: int) -> Generate:
     """Means of several random ends."""
 
-    def generate(runs: Runs, asked: Tensor, generator: torch.Generator) -> Tensor:
+    def generate(runs: RunSet, asked: Tensor, generator: torch.Generator) -> Tensor:
         rows = draw_rows(runs, (len(asked), num), generator)
         return torch.stack([runs.ends[some].mean(dim=0) for some in rows])
 
@@ -143,14 +128,14 @@ register_competitor("average of 16", "the mean of 16 training runs (soup)")(aver
 
 
 @register_competitor("average of 16, noise 0.5", "the same plus noise of 0.5 standard deviations")
-def average_with_noise(runs: Runs, asked: Tensor, generator: torch.Generator) -> Tensor:
+def average_with_noise(runs: RunSet, asked: Tensor, generator: torch.Generator) -> Tensor:
     """Averages lie between the runs; noise brings them as far from each run as runs are from each other."""
     networks = average(16)(runs, asked, generator)
     return networks + 0.5 * tensor_deviations(runs) * torch.randn(networks.shape, generator=generator)
 
 
 @register_competitor("Gaussian", "every parameter drawn from its mean and standard deviation")
-def draw_gaussian(runs: Runs, asked: Tensor, generator: torch.Generator) -> Tensor:
+def draw_gaussian(runs: RunSet, asked: Tensor, generator: torch.Generator) -> Tensor:
     """Parameters are independent of each other."""
     noise = torch.randn(len(asked), runs.ends.shape[1], generator=generator)
     return runs.ends.mean(dim=0) + runs.ends.std(dim=0) * noise
@@ -159,7 +144,7 @@ def draw_gaussian(runs: Runs, asked: Tensor, generator: torch.Generator) -> Tens
 def draw_from_components(num: int) -> Generate:
     """A Gaussian over the first principal components; nothing outside of them."""
 
-    def generate(runs: Runs, asked: Tensor, generator: torch.Generator) -> Tensor:
+    def generate(runs: RunSet, asked: Tensor, generator: torch.Generator) -> Tensor:
         rows = torch.randperm(len(runs.ends), generator=generator)[:FITTED_RUNS]
         mean, directions, deviations = principal_components(runs.ends[rows], num)
         scores = deviations * torch.randn(len(asked), len(deviations), generator=generator)
@@ -188,7 +173,7 @@ def principal_components(params: Tensor, num: int) -> tuple[Tensor, Tensor, Tens
     return mean, directions, (values.flip(0)[:num][kept] / (len(params) - 1)).sqrt().float()
 
 
-def tensor_deviations(runs: Runs) -> Tensor:
+def tensor_deviations(runs: RunSet) -> Tensor:
     """Standard deviation of each tensor's entries over all runs, for each parameter: (P,)."""
     parts = runs.layout.slices.values()
     return torch.cat([runs.ends[:, part].std().expand(part.stop - part.start) for part in parts])

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from g_pt.networks.parameters import ParameterLayout
+
 
 @dataclass(frozen=True)
 class RunSet:
@@ -22,6 +24,7 @@ class RunSet:
         checkpoint_metric: (N,) their prompted metric on the validation split.
         trajectories: (T, C, P) all checkpoints of the first few of these runs.
         steps: (C,) int64, the training step of each of those.
+        layout: where each tensor lies in the P parameters.
     """
 
     starts: Tensor
@@ -31,6 +34,7 @@ class RunSet:
     checkpoint_metric: Tensor
     trajectories: Tensor
     steps: Tensor
+    layout: ParameterLayout
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,15 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             )
         return task
 
+    def check_task(self, task: Task) -> None:
+        """Refuse a task that is not this model's.
+
+        Raises:
+            ValueError: it has another name.
+        """
+        if self.config.task != task.name:
+            raise ValueError(f"the model is of task {self.config.task!r}, got task {task.name!r}: name its own")
+
     @classmethod
     def from_pretrained(cls, name: Path | str, **kwargs: Any) -> ParameterUpdatePipeline:
         """Load a bundled model, a folder or a Hub repository.

@@ -47,8 +47,3 @@ def similarities(params: Tensor, others: Tensor, group: str, index: TokenIndex) 
             parts.append(entries.transpose(0, 1).flatten(1))
     own = torch.cat(parts, dim=1)  # (U, K)
     return torch.einsum("uk,nvk->nuv", params[own], others[:, own])
-
-
-def nearest_distance(params: Tensor, others: Tensor, layout: ParameterLayout, permutations: PermutationSpec) -> Tensor:
-    """Distance of each network to the nearest of the others, over all orders of units: (M, P) and (N, P) to (M,)."""
-    return torch.stack([(matched(one, others, layout, permutations) - one).norm(dim=1).min() for one in params])

@@ -28,6 +28,8 @@ class CartpoleActor(nn.Module):
     """Gaussian policy 4-32-32-1 with SELU: mean of the action from (cart position and velocity, angle and its rate).
 
     1,250 parameters; `log_std` comes first in the flat vector, since a module's own parameters precede its children's.
+    The standard deviation of the reference's actions is exp(2 log_std), not exp(log_std): it hands the variance on
+    where a Cholesky factor is wanted (train_rl.py:136-137, 249-250, 274-275), and its policies were trained with that.
     """
 
     def __init__(self) -> None:
@@ -42,14 +44,6 @@ class CartpoleActor(nn.Module):
         """(N, 4) to the mean action (N, 1)."""
         mean: Tensor = self.actor(observations)
         return mean
-
-    def action_std(self) -> Tensor:
-        """Standard deviation of the action, (1,): exp(2 log_std), not exp(log_std).
-
-        The reference hands the variance on where a Cholesky factor is wanted (train_rl.py:136-137, 249-250, 274-275);
-        its policies were trained, and its returns measured, with that.
-        """
-        return (2 * self.log_std).exp()
 
 
 class ReferenceCartpole(Task):

@@ -6,7 +6,7 @@ B = networks, P = parameters per network.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g_pt.evaluation.baselines import COMPETITORS, Runs, aligned_runs
+from g_pt.evaluation.baselines import COMPETITORS, aligned_runs
 from g_pt.evaluation.novelty.copying import copying_interval
 from g_pt.evaluation.novelty.nearest import NearestNetworks, NetworkDistance
 from g_pt.evaluation.novelty.spread import Spread
@@ -141,19 +141,17 @@ def networks_of(
     """Name and parameters (B, P) of each row: samples, fresh networks, competitors."""
     assert subject.runs is not None
     pipeline, training = subject.pipeline, subject.runs.training
-    layout, permutations = pipeline.layout, pipeline.task.permutations
     starts = pipeline.task.init(num, generator)
     yield SAMPLES, samples(subject, starts, prompt, generator)
     yield FRESH, fresh.ends[:num]
-    raw = Runs(training.starts, training.ends, layout)
     subject.progress("bringing the training runs into one order")
-    aligned = Runs(training.starts, aligned_runs(training.ends, layout, permutations), layout)
+    aligned = replace(training, ends=aligned_runs(training.ends, training.layout, pipeline.task.permutations))
     for competitor in COMPETITORS.values():
         key = subject.generator(f"novelty/{competitor.name}")
         if not competitor.averages:
-            yield competitor.name, competitor.generate(raw, starts, key)
+            yield competitor.name, competitor.generate(training, starts, key)
             continue
-        for order, runs in (("raw", raw), ("aligned", aligned)):
+        for order, runs in (("raw", training), ("aligned", aligned)):
             yield f"{competitor.name}, {order}", competitor.generate(runs, starts, key)
 
 
@@ -187,8 +185,7 @@ def halves(held_out: RunSet) -> tuple[RunSet, RunSet]:
     half = len(held_out.ends) // 2
 
     def part(rows: slice) -> RunSet:
-        own = {name: getattr(held_out, name)[rows] for name in ("starts", "ends", "end_metric")}
-        return RunSet(**{f.name: getattr(held_out, f.name) for f in fields(RunSet)} | own)
+        return replace(held_out, **{name: getattr(held_out, name)[rows] for name in ("starts", "ends", "end_metric")})
 
     return part(slice(half)), part(slice(half, None))
 

@@ -20,8 +20,8 @@ from g_pt.report.best_prompt import best_prompt
 from g_pt.report.optimizers import measured_steps
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import PopulationTask
-from g_pt.tasks.ppo_config import PPOConfig
 from g_pt.update_rules.base import PromptRule
+from rl_tasks.ppo_config import PPOConfig
 
 NUM_NETWORKS, TUNING_NETWORKS = 32, 16
 RATES = (5e-4, 1.6e-3, 5e-3, 1.6e-2)
@@ -67,7 +67,9 @@ def at_rate(settings: PPOConfig, rate: float) -> PPOConfig:
     return replace(settings, learning_rate_range=(rate, rate), final_learning_rate=1.0)
 
 
-def tuned(subject: Subject, task: PopulationTask, settings: PPOConfig, rate: float, steps: list[int]) -> Tensor:
+def tuned(
+    subject: Subject, task: PopulationTask[PPOConfig], settings: PPOConfig, rate: float, steps: list[int]
+) -> Tensor:
     """Mean validation metric of a few policies after each number of iterations: (S,)."""
     subject.progress(f"tuning: learning rate {rate:g}")
     generator = subject.generator(f"population/tuning {rate}")

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,10 @@ from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.runtime.seeds import seeded_global_generator
-from g_pt.tasks.ppo_config import PPOConfig
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+Settings = TypeVar("Settings")
 
 
 class Task(ABC):
@@ -158,15 +158,18 @@ class TrainedPopulation:
     records: list[dict[str, Any]]
 
 
-class PopulationTask(Task):
-    """A task that trains its own networks, many at once, where no loss on examples says how: policies, so far."""
+class PopulationTask(Task, Generic[Settings]):
+    """A task that trains its own networks, many at once, where no loss on examples says how: policies, so far.
+
+    `Settings` are those of its training, such as PPO's.
+    """
 
     @abstractmethod
     def train_population(
         self,
         num_runs: int,
         steps: Sequence[int],
-        settings: PPOConfig,
+        settings: Settings,
         generator: torch.Generator,
         *,
         dtype: torch.dtype = torch.float16,

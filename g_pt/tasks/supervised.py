@@ -127,6 +127,21 @@ class SupervisedTask(TrainableTask):
             self.template.eval()
         return self.losses(outputs, train.labels[examples])
 
+    def output_distance(self, params: Tensor, others: Tensor, examples: Tensor) -> Tensor:
+        """Mean squared difference between the outputs of pairs of networks, differentiable in `params`.
+
+        Args:
+            params: (B, P), raw.
+            others: (B, P), raw.
+            examples: (N,) int64 indices into the training split, on its device: as a rule the CPU.
+
+        Returns:
+            (B,).
+        """
+        inputs = self.splits["train"].inputs[examples].to(params.device)
+        outputs, wanted = (self.forward(self.layout.unflatten(p), inputs) for p in (params, others))  # (B, ..., N)
+        return (outputs - wanted).square().flatten(1).mean(dim=1)
+
     def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Change a mini-batch of training inputs at random; here nothing is changed and nothing drawn."""
         return inputs

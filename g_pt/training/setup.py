@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from g_pt.behaviour import output_distance
 from g_pt.model.diffusion import Objective, flow_sigmas, linear_alphas_cumprod, tensor_weights
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pairs import CheckpointPairs
@@ -83,7 +82,7 @@ def make_objective(config: TrainConfig, task: Task, device: torch.device) -> Cal
         examples = torch.randint(task.num_examples, (options.behavioural_examples,), generator=generator)
         return replace(
             fixed,
-            behaviour=lambda params, others: output_distance(task, params, others, examples),
+            behaviour=lambda params, others: task.output_distance(params, others, examples),
             behavioural_weight=options.behavioural_weight,
         )
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from g_pt.evaluation.novelty.copying import copying_interval, copying_score, copying_score_by_cells
+from g_pt.evaluation.novelty.copying import copying_interval, copying_score
 from g_pt.evaluation.novelty.errors_in_common import overlap_of_peers, overlaps, wrong_answers
 from g_pt.evaluation.novelty.nearest import NearestNetworks, NetworkDistance
 from g_pt.evaluation.novelty.spread import random_pairs, spread
@@ -62,20 +62,6 @@ def test_the_interval_holds_the_score_and_shrinks_with_more_networks():
 
 def test_ties_count_half():
     assert copying_score(torch.ones(5), torch.ones(7)) == 0
-
-
-def test_copies_in_one_cell_do_not_hide_behind_strangers_in_another():
-    known = torch.arange(40.0)
-    cells = torch.arange(40) % 2
-    ours = torch.where(cells == 0, known - 100, known + 100)  # too near in cell 0, too far in cell 1
-    assert copying_score(ours, known) == pytest.approx(0)
-    assert copying_score_by_cells(ours, known, torch.zeros(40), torch.zeros(40)) == pytest.approx(0)
-    near = copying_score(ours[cells == 0], known[cells == 0])
-    only_first = copying_score_by_cells(ours[cells == 0], known, cells[cells == 0], cells)
-    assert only_first == pytest.approx(near)
-    assert near < -5
-    with pytest.raises(ValueError, match="no cell holds 50 samples"):
-        copying_score_by_cells(ours, known, cells, cells, least=50)
 
 
 def test_a_side_with_one_distance_has_no_score():

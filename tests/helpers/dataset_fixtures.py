@@ -20,7 +20,7 @@ from checkpoints_dataset.harvest import harvest
 from checkpoints_dataset.writer import DatasetWriter
 from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import ParameterLayout
-from g_pt.tasks.ppo_config import PPOConfig
+from rl_tasks.ppo_config import PPOConfig
 
 ROOT = Path(__file__).parents[2]
 SMALL = HarvestConfig(num_runs=40, num_steps=12, num_checkpoints=5, runs_per_shard=15)  # shards of 15, 15 and 10

@@ -92,6 +92,13 @@ def subject(answer: Callable[..., Tensor], **options: Any) -> Subject:
 def reference_runs(num: int = 6) -> ReferenceRuns:
     params = rescaled(Bowl().init(num, torch.Generator().manual_seed(9)), torch.full((num,), 0.6))
     ends = RunSet(
-        params, params, torch.full((num,), 0.6), params, torch.full((num,), 0.6), params[:, None], torch.zeros(1)
+        params,
+        params,
+        torch.full((num,), 0.6),
+        params,
+        torch.full((num,), 0.6),
+        params[:, None],
+        torch.zeros(1),
+        Bowl().layout,
     )
     return ReferenceRuns(ends, ends)

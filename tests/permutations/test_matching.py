@@ -9,7 +9,7 @@ from torch import nn
 
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
-from g_pt.permutations.matching import matched, nearest_distance
+from g_pt.permutations.matching import matched
 
 
 def family(*widths):
@@ -62,12 +62,3 @@ def test_a_network_without_permutable_units_stays_as_it_is():
     layout, spec = family(3, 2)
     one, other = networks(layout, 2)
     assert torch.equal(matched(one, other[None], layout, spec)[0], other)
-
-
-def test_nearest_distance_is_the_smallest_over_networks():
-    layout, spec = family(3, 6, 2)
-    others = networks(layout, 6)
-    orders = spec.draw(layout, 6, torch.Generator().manual_seed(1))
-    close = spec.permute(others, layout, orders)[[4, 2]]
-    close[0, 0] += 0.5
-    torch.testing.assert_close(nearest_distance(close, others, layout, spec), torch.tensor([0.5, 0.0]))

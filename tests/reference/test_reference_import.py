@@ -196,9 +196,6 @@ def test_the_cartpole_actor():
     hidden = torch.nn.functional.selu(observations @ actor.actor[0].weight.T + actor.actor[0].bias)
     hidden = torch.nn.functional.selu(hidden @ actor.actor[2].weight.T + actor.actor[2].bias)
     torch.testing.assert_close(actor(observations), hidden @ actor.actor[4].weight.T + actor.actor[4].bias)
-    with torch.no_grad():
-        actor.log_std.fill_(0.5)
-    assert actor.action_std().item() == pytest.approx(2.718, abs=1e-3)  # the reference's slip: not 1.649
     spec, layout = task.permutations, task.layout
     permuted = spec.permute(params, layout, spec.draw(layout, 2, torch.Generator().manual_seed(1)))
     actor.load_state_dict(layout.unflatten(params[1]))

@@ -36,6 +36,7 @@ def run_set(task, num, seed):
         checkpoint_metric=torch.zeros(50),
         trajectories=trajectories,
         steps=torch.tensor([0, 5, 10]),
+        layout=task.layout,
     )
 
 

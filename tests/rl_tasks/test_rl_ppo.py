@@ -7,12 +7,12 @@ import torch
 from torch import distributions
 
 from g_pt.runtime.seeds import keyed_generator
-from g_pt.tasks.ppo_config import PPOConfig
 from rl_tasks.cartpole import CartPole
 from rl_tasks.distributions import Categorical, Gaussian
 from rl_tasks.pendulum import Pendulum
 from rl_tasks.policies import Tanh
 from rl_tasks.ppo import advantages_of
+from rl_tasks.ppo_config import PPOConfig
 
 SMALL = PPOConfig(num_envs=2, n_steps=16, n_epochs=2)
 

@@ -319,3 +319,16 @@ def test_an_own_forward_serves_training_and_evaluation(generator):
     torch.testing.assert_close(task.evaluate(params, "train")["loss"], expected)
     everything = torch.arange(task.num_examples)
     torch.testing.assert_close(task.training_losses(task.layout.unflatten(params), everything), expected)
+
+
+def test_the_distance_of_outputs_is_that_of_the_modules_and_has_a_gradient(generator):
+    task, examples = Line(), torch.tensor([3, 0, 7])
+    params, others = (trained_a_little(task, generator) for _ in range(2))
+    params.requires_grad_()
+    distances = task.output_distance(params, others, examples)
+    inputs = task.splits["train"].inputs[examples]
+    with torch.no_grad():
+        gaps = [module_of(task, a)(inputs) - module_of(task, b)(inputs) for a, b in zip(params, others, strict=True)]
+    torch.testing.assert_close(distances, torch.stack([gap.square().mean() for gap in gaps]))
+    (gradient,) = torch.autograd.grad(distances.sum(), params)
+    assert gradient.norm() > 0

@@ -145,7 +145,7 @@ def test_gpt_sample_and_gpt_evaluate_take_the_file(saved, tmp_path, monkeypatch,
         evaluate.main, capsys, *model, "--task", "lost.py:Blobs"
     )
     said = refused(evaluate.main, capsys, "--task", "my_task.py:Blobs")
-    assert "digits-loss is of task 'digits', but --task names task 'blobs'" in said
+    assert "the model is of task 'digits', got task 'blobs'" in said
     registry._TASKS.pop("blobs")
     evaluate.main([*model, "--task", "my_task.py:Blobs", "--quick", "--networks", "2", "--figure", "a.png"])
     assert "a.png" in capsys.readouterr().out.splitlines()[-1]

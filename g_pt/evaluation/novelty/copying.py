@@ -43,35 +43,6 @@ def copying_interval(sampled: Tensor, held_out: Tensor, *, num_resamples: int = 
     return Interval(copying_score(sampled, held_out), low, high)
 
 
-def copying_score_by_cells(
-    sampled: Tensor, held_out: Tensor, sampled_cells: Tensor, held_out_cells: Tensor, *, least: int = 10
-) -> float:
-    """Mean of the cells' scores, each with the weight of its held-out examples (equation 3 of Meehan et al. 2020).
-
-    Copies in one region can hide behind samples that are too far off in another; cells, such as those of k-means, keep
-    regions apart.
-
-    Args:
-        sampled: (M,) distances.
-        held_out: (N,) distances.
-        sampled_cells: (M,) int64, the cell of each sample.
-        held_out_cells: (N,) int64.
-        least: cells with fewer samples or fewer held-out examples do not count.
-
-    Raises:
-        ValueError: no cell holds enough of both.
-    """
-    total, weight = 0.0, 0
-    for cell in held_out_cells.unique().tolist():
-        ours, theirs = sampled[sampled_cells == cell], held_out[held_out_cells == cell]
-        if min(len(ours), len(theirs)) >= max(least, 2):
-            total += len(theirs) * copying_score(ours, theirs)
-            weight += len(theirs)
-    if not weight:
-        raise ValueError(f"no cell holds {max(least, 2)} samples and as many held-out examples: take fewer cells")
-    return total / weight
-
-
 def farther(sampled: Tensor, held_out: Tensor) -> Tensor:
     """1 where a sample lies farther than a held-out example, 0.5 for ties: (M, N), float64."""
     gap = sampled.double()[:, None] - held_out.double()[None]
