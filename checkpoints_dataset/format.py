@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ VERSION = 1
 HEADER_FILE = "dataset.json"
 PARAMS = "params"
 RUN, STEP = "run", "step"
+OWN_FILES = re.compile(r"dataset\.json|shard-\d{5,}\.(?:json|arrow|safetensors)")
 DTYPES = ("float16", "float32")
 
 

@@ -176,7 +176,7 @@ def section_of(store: CheckpointStore, repo_id: str, name: str) -> str:
 
 Task {header.task}: {len(store):,} checkpoints of {len(store.runs):,} runs ({runs}); {len(store.left_out):,} runs were
 left out. Metrics: {metrics}. `params` has {header.layout.num_params} {header.dtype} values, in this order:
-{header.layout.describe()}.
+{header.layout.describe(None)}.
 
 How the runs were made:
 

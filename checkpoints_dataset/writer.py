@@ -12,8 +12,18 @@ import torch
 from torch import Tensor
 
 from checkpoints_dataset.folder_lock import LOCK_FILE
-from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name
-from g_pt.files.atomic import TEMPORARY, atomic_path, read_json, write_json, written_by_living_process
+from checkpoints_dataset.format import (
+    HEADER_FILE,
+    OWN_FILES,
+    PARAMS,
+    RUN,
+    STEP,
+    DatasetHeader,
+    RunRecord,
+    StoreError,
+    shard_name,
+)
+from g_pt.files.atomic import atomic_path, is_leftover, read_json, write_json
 from g_pt.files.atomic import fingerprint as fingerprint
 from g_pt.files.tensor import write_tensors
 
@@ -36,7 +46,7 @@ class DatasetWriter:
         self.folder, self.header = Path(folder), header
         path = self.folder / HEADER_FILE
         found = [f for f in self.folder.iterdir() if f.name != LOCK_FILE] if self.folder.is_dir() else []
-        leftovers = [file for file in found if is_leftover(file)]
+        leftovers = [file for file in found if is_leftover(file, OWN_FILES.fullmatch)]
         if path.exists():
             check_same(path, read_json(path), header.to_json())
         elif len(found) > len(leftovers):
@@ -141,12 +151,6 @@ class DatasetWriter:
                 "runs": [record.to_json() for record in records],
             },
         )
-
-
-def is_leftover(path: Path) -> bool:
-    """Whether a file is a temporary one of a process that was killed while writing a dataset."""
-    ours = path.name.startswith((f"{HEADER_FILE}.", "shard-")) and path.name.endswith(TEMPORARY)
-    return ours and not written_by_living_process(path)
 
 
 def check_same(path: Path, found: Any, wanted: dict[str, Any]) -> None:

@@ -14,10 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from g_pt.files.atomic import atomic_path
+from g_pt.files.atomic import atomic_path, check_regular, unique_entries
+from g_pt.files.schema import brief, one_line
 
 # a header of 100,000 tensors has about 10 MB; the library itself refuses above 100 MB
 MAX_HEADER_BYTES = 50_000_000
+# of a header for each tensor, its name aside, and for the file; the library pads with less than eight spaces
+MAX_AXES = 64
+ENTRY_BYTES, FREE_BYTES = 1000, 4096
 ITEM_BYTES = {
     **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1},
     **{"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1},
@@ -54,6 +58,7 @@ def read_tensor_entries(path: Path) -> dict[str, TensorEntry]:
     Raises:
         ValueError: the file is no safetensors file, truncated or altered; the message says where.
     """
+    check_regular(path)
     size = path.stat().st_size
     with open(path, "rb") as file:
         first = file.read(8)
@@ -66,13 +71,15 @@ def read_tensor_entries(path: Path) -> dict[str, TensorEntry]:
                 f"has {size}"
             )
         try:
-            header = json.loads(file.read(length).decode("utf-8"))
+            header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=unique_entries)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is not a valid safetensors file: its header is not JSON ({type(error).__name__})"
+                f"{path} is not a valid safetensors file: its header is not JSON, or not of one meaning "
+                f"({one_line(str(error), 120)})"
             ) from error
     if not isinstance(header, dict):
         raise ValueError(f"{path} is damaged: its header must be a JSON object, got a {type(header).__name__}")
+    check_padding(path, header, length)
     spans, entries = [], {}
     for name, entry in header.items():
         if name == "__metadata__":
@@ -83,26 +90,44 @@ def read_tensor_entries(path: Path) -> dict[str, TensorEntry]:
     position = 0
     for start, stop, name in sorted(spans):
         if start != position:
-            raise ValueError(f"{path} is damaged: tensor {name[:80]!r} must begin at byte {position}, got {start}")
+            raise ValueError(f"{path} is damaged: tensor {brief(name)} must begin at byte {position}, got {start}")
         position = stop
     if position != size - 8 - length:
         raise ValueError(f"{path} is truncated or altered: its tensors have {position} bytes, got {size - 8 - length}")
     return entries
 
 
+def check_padding(path: Path, header: dict[str, Any], length: int) -> None:
+    """Refuse a header that is far longer than what it says: every reader of the file would read all of it."""
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError(f"{path} is damaged: its __metadata__ must be an object of strings, got {brief(metadata)}")
+    letters = sum(map(len, header)) + sum(map(len, metadata)) + sum(map(len, metadata.values()))
+    said = 12 * letters + ENTRY_BYTES * (len(header) + len(metadata)) + FREE_BYTES  # a letter may be a \\uXXXX pair
+    if length > said:
+        raise ValueError(
+            f"{path} is damaged: its header of {length:,} bytes is far longer than what it says of tensors"
+        )
+
+
 def checked_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     """Type, shape and span of one tensor, where they fit each other."""
-    damaged = f"{path} is damaged: tensor {name[:80]!r}"
+    damaged = f"{path} is damaged: tensor {brief(name)}"
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise ValueError(f"{damaged} must have dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ValueError(f"{damaged} is {str(dtype)[:40]!r}; it must be one of {sorted(ITEM_BYTES)}")
+        raise ValueError(f"{damaged} is {brief(dtype)}; it must be one of {sorted(ITEM_BYTES)}")
     for what, values in (("shape", shape), ("data_offsets", offsets)):
-        if not isinstance(values, list) or not all(type(v) is int and v >= 0 for v in values):
-            raise ValueError(f"{damaged} must have whole numbers from 0 as {what}, got {str(values)[:60]}")
+        if not isinstance(values, list) or len(values) > MAX_AXES or not all(map(is_size, values)):
+            raise ValueError(f"{damaged} must have whole numbers from 0 as {what}, got {brief(values)}")
     if len(offsets) != 2 or math.prod(shape) * ITEM_BYTES[dtype] != offsets[1] - offsets[0]:
         raise ValueError(
-            f"{damaged} of shape {str(tuple(shape))[:60]} and type {dtype} does not fit its bytes {str(offsets)[:60]}"
+            f"{damaged} of shape {brief(tuple(shape))} and type {dtype} does not fit its bytes {brief(offsets)}"
         )
     return dtype, tuple(shape), (offsets[0], offsets[1])
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value from JSON is a whole number that a file can have of anything."""
+    return type(value) is int and 0 <= value < 2**63

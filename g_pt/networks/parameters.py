@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from g_pt.files.schema import brief, one_line
+
+MOST_NAMED = 16  # tensors in a message
+
 
 @dataclass(frozen=True)
 class ParameterLayout:
@@ -102,21 +106,27 @@ class ParameterLayout:
         floating = {name: t for name, t in tensors.items() if t.is_floating_point()}
         for name, shape in zip(self.names, self.shapes, strict=True):
             if name not in floating:
-                raise ValueError(f"tensor {name!r} of shape {shape} is wanted but missing; got {sorted(floating)}")
+                raise ValueError(
+                    f"tensor {name!r} of shape {shape} is wanted but missing; got [{listed(sorted(floating))}]"
+                )
             got = tuple(floating[name].shape)
             end = got[len(got) - len(shape) :] if batched and len(got) > len(shape) else got
             if end != shape:
-                raise ValueError(f"tensor {name!r} must have shape {shape}, got {got}: another architecture?")
+                raise ValueError(f"tensor {name!r} must have shape {shape}, got {brief(got)}: another architecture?")
         extra = sorted(set(floating) - set(self.names))
         if extra:
             known = {floating[name].data_ptr() for name in self.names}
             extra = [name for name in extra if floating[name].data_ptr() not in known]
         if extra:
-            raise ValueError(f"tensors {extra} are not part of this network; its tensors are {self.describe()}")
+            raise ValueError(
+                f"tensors [{listed(extra)}] are not part of this network; its tensors are {self.describe()}"
+            )
 
-    def describe(self) -> str:
-        """One line for error messages: `fc1.weight (16, 64), fc1.bias (16,), ...`."""
-        return ", ".join(f"{name} {shape}" for name, shape in zip(self.names, self.shapes, strict=True))
+    def describe(self, most: int | None = MOST_NAMED) -> str:
+        """One line for error messages: `fc1.weight (16, 64), fc1.bias (16,), ...`; all tensors where `most` is None."""
+        pairs = zip(self.names[:most], self.shapes[:most], strict=True)
+        shown = ", ".join(f"{one_line(name, 80)} {brief(shape)}" for name, shape in pairs)
+        return shown if most is None or len(self.names) <= most else f"{shown} and {len(self.names) - most:,} more"
 
     def to_json(self) -> list[list[Any]]:
         """Plain lists `[[name, [size, ...]], ...]`, as kept beside data and models."""
@@ -126,3 +136,9 @@ class ParameterLayout:
     def from_json(cls, entries: list[list[Any]]) -> ParameterLayout:
         """Inverse of `to_json`."""
         return cls(tuple(str(n) for n, _ in entries), tuple(tuple(int(s) for s in shape) for _, shape in entries))
+
+
+def listed(names: list[str]) -> str:
+    """Names for a message, the first of many."""
+    shown = ", ".join(brief(name, 80) for name in names[:MOST_NAMED])
+    return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED:,} more"

@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
 
+from g_pt.files.pickled import check_dense, read_pickled
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.reference_scheduler import make_reference_scheduler
@@ -56,7 +56,7 @@ def read_weights(path: Path, weights: Weights | None = None) -> tuple[dict[str, 
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or holds more than tensors and numbers, or has no such weights.
     """
-    content = load_without_code(path)
+    content = read_pickled(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} must hold a dict with G or G_ema, got a {type(content).__name__}")
     if any(name.endswith("decoder.pos_emb") for name in content if isinstance(name, str)):
@@ -69,27 +69,14 @@ def read_weights(path: Path, weights: Weights | None = None) -> tuple[dict[str, 
         raise ValueError(f"{path} has no {weights} weights ({KEYS[weights]!r}); it has {has or list(content)[:5]}")
     if not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{path}: {KEYS[weights]!r} must hold tensors only")
+    if not all(isinstance(name, str) for name in state):
+        raise ValueError(f"{path}: {KEYS[weights]!r} must name its tensors by strings")
     tensors = without_prefixes(state)
     for name, tensor in tensors.items():
+        check_dense(tensor, f"{path}: {name!r}")
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: {name!r} holds NaN or infinity: training diverged, or the file is damaged")
     return tensors, weights
-
-
-def load_without_code(path: Path) -> Any:
-    """`torch.load` restricted to tensors and plain values; maps the file where its format allows."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    for mmap in (True, False):  # files older than PyTorch 1.6 cannot be mapped
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        except Exception as error:  # torch raises whatever the damaged bytes lead to
-            if not mmap:
-                raise ValueError(
-                    f"{path} cannot be read without running code ({type(error).__name__}): damaged, or more than "
-                    "tensors and numbers"
-                ) from error
-    raise AssertionError("unreachable")
 
 
 def import_model(

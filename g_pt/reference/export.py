@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from g_pt.files.atomic import atomic_path
+from g_pt.files.pickled import write_pickled
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.reference_transformer import ReferenceTransformer
 from g_pt.reference.released import RELEASED, find_data
@@ -38,8 +39,7 @@ def export_model(pipeline: ParameterUpdatePipeline, path: Path) -> Path:
         raise ValueError(f"a checkpoint of the reference ends in .pt, got {path}")
     state = reference_state(model)
     config = reference_config(pipeline)
-    with atomic_path(path) as temporary:
-        torch.save({"G": state, "G_ema": state, "optim": fresh_optimizer(state)}, temporary)
+    write_pickled(path, {"G": state, "G_ema": state, "optim": fresh_optimizer(state)})
     with atomic_path(path.with_suffix(".yaml")) as temporary:
         temporary.write_text(yaml.safe_dump(config, sort_keys=False))
     return path.with_suffix(".yaml")

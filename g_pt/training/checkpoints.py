@@ -7,6 +7,7 @@ its files with their SHA-256, so that a damaged one is not resumed from either: 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from g_pt.files.atomic import TEMPORARY, fingerprint, read_json, write_json
+from g_pt.files.atomic import fingerprint, read_json, write_json
+from g_pt.files.schema import brief
+from g_pt.model.model_folders import CLASSES, INDEX_FILE, REPORT_FILE, SHIM, WEIGHTS
 from g_pt.runtime.processes import Team
 from g_pt.training.accelerators import is_sharded
 from g_pt.training.config import TrainConfig
@@ -27,6 +30,7 @@ from g_pt.training.log import LOG_FILE
 CONFIG_FILE = "train_config.json"
 FILES_FILE = "files.json"
 DAMAGED = ".damaged"
+PART_FILE = re.compile(rf"(scheduler_)?config\.json|{WEIGHTS.pattern}(\.index\.json)?|{SHIM}\.py")
 
 
 class Saved(Protocol):
@@ -133,7 +137,7 @@ class TrainingCheckpoints:
     def save(self, step: int) -> None:
         """Write a checkpoint durably, then remove the oldest ones; all processes call this."""
         accelerator, path = self.accelerator, self.path(step)
-        temporary = path.with_name(path.name + TEMPORARY)
+        temporary = path.with_name(f"{path.name}.tmp")  # the same in all processes; the folder around it is ours
         if accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
         accelerator.wait_for_everyone()
@@ -186,11 +190,27 @@ def check_output(config: TrainConfig, *, resume: bool) -> None:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse to replace anything but an older pipeline or an empty folder."""
+    """Refuse to replace anything but an older pipeline, with nothing of the user's in it, or an empty folder."""
     if not folder.name or (folder.exists() and not folder.is_dir()):
         raise FileExistsError(f"the pipeline needs a folder of its own, got {str(folder)!r}")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model_index.json").is_file():
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / INDEX_FILE).is_file():
         raise FileExistsError(f"{folder} is neither empty nor a saved pipeline: it will not be replaced; name another")
+    others = [path for path in sorted(folder.rglob("*")) if not is_of_pipeline(path.relative_to(folder).as_posix())]
+    if others:
+        raise FileExistsError(
+            f"{folder} holds {brief(others[0].relative_to(folder).as_posix())}, which is no part of a saved pipeline: "
+            "it will not be replaced; move that away, or name another folder"
+        )
+
+
+def is_of_pipeline(name: str) -> bool:
+    """Whether a path in a pipeline's folder is one that saving, uploading or evaluating a pipeline writes."""
+    part, slash, file = name.partition("/")
+    if not slash:
+        return name in (*CLASSES, INDEX_FILE, REPORT_FILE, f"{SHIM}.py", "README.md")
+    return part in CLASSES and (PART_FILE.fullmatch(file) is not None or file == "__pycache__")
 
 
 def jsonable(value: Any) -> Any:

@@ -6,7 +6,6 @@ B = pairs of this process, P = parameters per network.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from g_pt.files.atomic import TEMPORARY
+from g_pt.files.atomic import atomic_folder
 from g_pt.model.diffusion import diffusion_loss
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pipeline import ParameterUpdatePipeline
@@ -204,12 +203,8 @@ def finish(
 
 def save_whole(pipeline: ParameterUpdatePipeline, folder: Path) -> None:
     """Save a pipeline under a temporary name, then rename: a folder never mixes two models."""
-    check_replaceable(folder)
-    temporary = folder.with_name(folder.name + TEMPORARY)
-    shutil.rmtree(temporary, ignore_errors=True)
-    pipeline.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with atomic_folder(folder, check_replaceable) as temporary:
+        pipeline.save_pretrained(temporary)
 
 
 def learning_rate(step: int, options: OptimizerConfig) -> float:

@@ -110,6 +110,29 @@ TENSOR_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "huge shape": (lambda p: changed_header(p, lambda h: first(h).update(shape=[2**40, 2**40])), "fit"),
     "huge offsets": (lambda p: changed_header(p, lambda h: first(h).update(data_offsets=[0, 2**62])), "fit"),
     "overlapping tensors": (lambda p: changed_header(p, overlap), "begin at byte"),
+    "a header of spaces": (
+        lambda p: with_header(p, b"{" + b" " * 40_000_000 + json.dumps(header_of(p)[0]).encode()[1:]),
+        "far longer",
+    ),
+    "a tensor named twice": (
+        lambda p: with_header(
+            p,
+            b'{"fc1.bias":'
+            + json.dumps(first(header_of(p)[0])).encode()
+            + b","
+            + json.dumps({"fc1.bias": first(header_of(p)[0]), **header_of(p)[0]}).encode()[1:],
+        ),
+        "comes twice",
+    ),
+    "metadata that is no text": (
+        lambda p: changed_header(p, lambda h: h.update(__metadata__={"a": 1})),
+        "__metadata__",
+    ),
+    "a shape of 65 axes": (lambda p: changed_header(p, lambda h: first(h).update(shape=[1] * 65)), "whole numbers"),
+    "a shape of a million axes": (
+        lambda p: changed_header(p, lambda h: first(h).update(shape=[10**18] * 10**6)),
+        "far longer",
+    ),
     "a pickle by that name": (lambda p: p.write_bytes(pickle.dumps(Payload())), "safetensors"),
     "a zip by that name": (lambda p: torch.save({"a": torch.zeros(3)}, p), "safetensors"),
 }
