@@ -14,20 +14,26 @@ from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 SPACINGS = ("mixed", "log", "linear")
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 10, 31, 100, 400])
-def test_steps_are_as_many_as_wanted_rising_and_hold_first_and_last(num_steps, spacing):
-    wanted = {n for n in (2, 3, 4, 5, 11, 12, 60, num_steps // 2, num_steps, num_steps + 1) if 2 <= n <= num_steps + 1}
-    for n in wanted:
-        steps = checkpoint_steps(num_steps, n, spacing)
-        assert len(steps) == n
-        assert all(a < b for a, b in pairwise(steps))
-        assert (steps[0], steps[-1]) == (0, num_steps)
+def test_steps_are_as_many_as_wanted_rising_and_hold_first_and_last(subtests):
+    for num_steps in [1, 2, 3, 7, 10, 31, 100, 400]:
+        for spacing in SPACINGS:
+            with subtests.test(num_steps=num_steps, spacing=spacing):
+                wanted = {
+                    n
+                    for n in (2, 3, 4, 5, 11, 12, 60, num_steps // 2, num_steps, num_steps + 1)
+                    if 2 <= n <= num_steps + 1
+                }
+                for n in wanted:
+                    steps = checkpoint_steps(num_steps, n, spacing)
+                    assert len(steps) == n
+                    assert all(a < b for a, b in pairwise(steps))
+                    assert (steps[0], steps[-1]) == (0, num_steps)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_one_more_checkpoint_than_steps_keeps_every_step(spacing):
-    assert checkpoint_steps(50, 51, spacing) == list(range(51))
+def test_one_more_checkpoint_than_steps_keeps_every_step(subtests):
+    for spacing in SPACINGS:
+        with subtests.test(spacing):
+            assert checkpoint_steps(50, 51, spacing) == list(range(51))
 
 
 def test_every_small_combination():
@@ -57,21 +63,22 @@ def test_mixed_keeps_gaps_of_the_late_part_short():
     assert max(b - a for a, b in pairwise(steps)) <= 3 * 400 / 60
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *((name, 0) for name in ("num_runs", "num_steps", "batch_size", "runs_per_shard")),
-        *((name, -1) for name in ("learning_rate", "momentum", "weight_decay", "seed", "max_abs_param")),
-        ("learning_rate", float("nan")),
-        ("num_checkpoints", 1),
-        ("num_checkpoints", 402),
-        *(("learning_rate_range", pair) for pair in [(0.0, 0.1), (-0.1, 0.1), (0.3, 0.01), (0.1, float("inf"))]),
-        ("learning_rate_range", (float("nan"), 0.1)),
-    ],
-)
-def test_impossible_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must .*got {re.escape(str(value))}"):
-        HarvestConfig(**{name: value})
+IMPOSSIBLE = [
+    *((name, 0) for name in ("num_runs", "num_steps", "batch_size", "runs_per_shard")),
+    *((name, -1) for name in ("learning_rate", "momentum", "weight_decay", "seed", "max_abs_param")),
+    ("learning_rate", float("nan")),
+    ("num_checkpoints", 1),
+    ("num_checkpoints", 402),
+    *(("learning_rate_range", pair) for pair in [(0.0, 0.1), (-0.1, 0.1), (0.3, 0.01), (0.1, float("inf"))]),
+    ("learning_rate_range", (float("nan"), 0.1)),
+]
+
+
+def test_impossible_settings_are_refused_by_name(subtests):
+    for name, value in IMPOSSIBLE:
+        message = rf"^{name} must .*got {re.escape(str(value))}"
+        with subtests.test(f"{name} = {value}"), pytest.raises(ValueError, match=message):
+            HarvestConfig(**{name: value})
 
 
 def test_num_shards_counts_an_incomplete_last_one():

@@ -24,15 +24,16 @@ def mapped(folder, sizes, num_columns, dtype=torch.float32):
     return arrays, torch.cat(written)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-@pytest.mark.parametrize("sizes", [(7,), (3, 0, 4), (1, 500, 2, 300)])
-@pytest.mark.parametrize("mapped_bytes", [0, 10 * MEGABYTE])
-def test_rows_come_in_the_order_asked_for_and_as_often(tmp_path, dtype, sizes, mapped_bytes):
-    arrays, written = mapped(tmp_path, sizes, 5, dtype)
-    rows = np.random.default_rng(0).integers(sum(sizes), size=700)
-    gathered = MappedRows(arrays, mapped_bytes).gather(rows)
-    assert gathered.dtype == torch.float32
-    assert torch.equal(gathered, written[rows].float())
+def test_rows_come_in_the_order_asked_for_and_as_often(tmp_path, subtests):
+    for mapped_bytes in [0, 10 * MEGABYTE]:
+        for sizes in [(7,), (3, 0, 4), (1, 500, 2, 300)]:
+            for dtype in [torch.float16, torch.float32]:
+                with subtests.test(sizes=sizes, mapped_bytes=mapped_bytes, dtype=dtype):
+                    arrays, written = mapped(tmp_path, sizes, 5, dtype)
+                    rows = np.random.default_rng(0).integers(sum(sizes), size=700)
+                    gathered = MappedRows(arrays, mapped_bytes).gather(rows)
+                    assert gathered.dtype == torch.float32
+                    assert torch.equal(gathered, written[rows].float())
 
 
 @pytest.mark.parametrize("row", [-1, 7])

@@ -59,25 +59,24 @@ def test_quick_sections_of_a_policy_model(
     assert "optimizers: not for this model" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--model", "nowhere"], "digits-loss"),
-        (["--networks", "1"], "at least 2 networks"),
-        (["--figure", "curve.svg"], "--figure must end in .png"),
-        (["--json", "."], "is a folder"),
-        (["--dataset", "nowhere"], "there is none at nowhere"),
-        (["--sections", "prompts"], "there is no section 'prompts'"),
-        (["--bundled", "--json", "a.json"], "--bundled evaluates several models"),
-        (["--prompts", "many"], "--prompts"),
-    ],
-)
-def test_wrong_input_is_refused_in_a_sentence(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code not in (0, None)
-    streams = capsys.readouterr()
-    assert message in streams.err + streams.out
-    assert "Traceback" not in streams.err
+WRONG = [
+    (["--model", "nowhere"], "digits-loss"),
+    (["--networks", "1"], "at least 2 networks"),
+    (["--figure", "curve.svg"], "--figure must end in .png"),
+    (["--json", "."], "is a folder"),
+    (["--dataset", "nowhere"], "there is none at nowhere"),
+    (["--sections", "prompts"], "there is no section 'prompts'"),
+    (["--bundled", "--json", "a.json"], "--bundled evaluates several models"),
+    (["--prompts", "many"], "--prompts"),
+]
+
+
+def test_wrong_input_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests) -> None:
+    for arguments, message in WRONG:
+        with subtests.test(" ".join(arguments)):
+            with pytest.raises(SystemExit) as caught:
+                main(arguments)
+            assert caught.value.code not in (0, None)
+            streams = capsys.readouterr()
+            assert message in streams.err + streams.out
+            assert "Traceback" not in streams.err

@@ -186,33 +186,35 @@ def test_settings_come_from_a_file_and_flags_count_over_it(name, capsys, tmp_pat
 
 
 @COMMANDS
-@pytest.mark.parametrize("settings", ["slip", "missing", "damaged"])
-def test_a_wrong_settings_file_is_one_line_and_status_2(name, settings, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    slip, hint = TABLE[name].key
-    text, said = {
-        "slip": (slip, f"Did you mean '{hint}'?"),
-        "damaged": ("a: [", "not valid YAML"),
-        "missing": (None, ""),
-    }[settings]
-    if text is not None:
-        Path("my.yaml").write_text(text)
-    status, out, err = ended(name, [*TABLE[name].beside, "--config", "my.yaml"], capsys)
-    assert (status, out) == (2, "")
-    assert err.startswith(name)
-    assert "my.yaml" in err
-    assert said in err
+def test_a_wrong_settings_file_is_one_line_and_status_2(name, capsys, tmp_path, monkeypatch, subtests):
+    for settings in ["missing", "slip", "damaged"]:
+        with subtests.test(settings):
+            monkeypatch.chdir(tmp_path)
+            slip, hint = TABLE[name].key
+            text, said = {
+                "slip": (slip, f"Did you mean '{hint}'?"),
+                "damaged": ("a: [", "not valid YAML"),
+                "missing": (None, ""),
+            }[settings]
+            if text is not None:
+                Path("my.yaml").write_text(text)
+            status, out, err = ended(name, [*TABLE[name].beside, "--config", "my.yaml"], capsys)
+            assert (status, out) == (2, "")
+            assert err.startswith(name)
+            assert "my.yaml" in err
+            assert said in err
 
 
 @COMMANDS
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_printed_for_every_shell(name, shell, capsys):
-    status, out, _ = ended(name, ["--tyro-print-completion", shell], capsys)
-    assert status == 0
-    assert name in out or name.replace("-", "_") in out
-    assert "json" in out
-    if shell == "bash":
-        assert subprocess.run(["bash", "-n"], input=out, text=True, check=False).returncode == 0
+def test_completion_is_printed_for_every_shell(name, capsys, subtests):
+    for shell in ["bash", "zsh", "fish"]:
+        with subtests.test(shell):
+            status, out, _ = ended(name, ["--tyro-print-completion", shell], capsys)
+            assert status == 0
+            assert name in out or name.replace("-", "_") in out
+            assert "json" in out
+            if shell == "bash":
+                assert subprocess.run(["bash", "-n"], input=out, text=True, check=False).returncode == 0
 
 
 def on_a_terminal(arguments: list[str], **environment: str) -> str:

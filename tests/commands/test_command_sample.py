@@ -108,29 +108,28 @@ def test_a_prompt_out_of_range_warns_with_the_range(capsys: pytest.CaptureFixtur
     assert "lies outside the range seen in training, 0.0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--prompt-loss", "0.1", "--task", "digitz"], "Did you mean 'digits'"),
-        (["--prompt-loss", "0.1", "--scheduler", "adams"], "scheduler must be one of ['ddim', "),
-        (["--prompt-loss", "0.1", "--prompt-error", "3"], "exactly one prompt"),
-        ([], "exactly one prompt"),
-        (["--prompt-accuracy", "0.1"], "--prompt-"),
-        (["--prompt-loss", "nan"], "finite"),
-        (["--prompt-loss", "0.1", "--num-samples", "0"], "--num-samples must be at least 1"),
-        (["--prompt-loss", "0.1", "--num-inference-steps", "0"], "--num-inference-steps must be at least 1"),
-        (["--prompt-loss", "0.1", "--model", "nowhere"], "digits-loss"),
-        (["--prompt-error", "3", "--model", "digits-loss"], "use --prompt-loss"),
-        (["--prompt-loss", "0.1", "--start", "absent.safetensors"], "absent.safetensors"),
-        (["--prompt-loss", "0.1", "--out", "net.bin"], "--out must end in .safetensors"),
-    ],
-)
-def test_wrong_input_is_refused_in_a_sentence(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    said = refused(capsys, *arguments)
-    assert message in " ".join(said.split())
-    assert not Path("updated.safetensors").exists()
+WRONG = [
+    (["--prompt-loss", "0.1", "--task", "digitz"], "Did you mean 'digits'"),
+    (["--prompt-loss", "0.1", "--scheduler", "adams"], "scheduler must be one of ['ddim', "),
+    (["--prompt-loss", "0.1", "--prompt-error", "3"], "exactly one prompt"),
+    ([], "exactly one prompt"),
+    (["--prompt-accuracy", "0.1"], "--prompt-"),
+    (["--prompt-loss", "nan"], "finite"),
+    (["--prompt-loss", "0.1", "--num-samples", "0"], "--num-samples must be at least 1"),
+    (["--prompt-loss", "0.1", "--num-inference-steps", "0"], "--num-inference-steps must be at least 1"),
+    (["--prompt-loss", "0.1", "--model", "nowhere"], "digits-loss"),
+    (["--prompt-error", "3", "--model", "digits-loss"], "use --prompt-loss"),
+    (["--prompt-loss", "0.1", "--start", "absent.safetensors"], "absent.safetensors"),
+    (["--prompt-loss", "0.1", "--out", "net.bin"], "--out must end in .safetensors"),
+]
+
+
+def test_wrong_input_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests) -> None:
+    for arguments, message in WRONG:
+        with subtests.test(" ".join(arguments)):
+            said = refused(capsys, *arguments)
+            assert message in " ".join(said.split())
+            assert not Path("updated.safetensors").exists()
 
 
 def test_a_start_of_another_architecture_or_with_nan_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

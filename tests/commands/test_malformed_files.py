@@ -1,6 +1,7 @@
 """Networks and data sets that are damaged or hostile: one sentence, no code run, no absurd memory, no hang."""
 
 import pickle
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +20,6 @@ from checkpoints_dataset.writer import fingerprint
 from g_pt.commands import sample
 from g_pt.networks.network_files import read_network
 
-
-@pytest.fixture(autouse=True)
-def limits():
-    """Little memory and time; nothing may have run."""
-    with limited():
-        yield
-
-
 NETWORKS: dict[str, tuple[Callable[[Path], object], str]] = {
     **TENSOR_FILES,
     "NaN": (lambda p: save_file({k: t.log() for k, t in load_file(p).items() if k != "twin"}, p), "NaN"),
@@ -34,16 +27,17 @@ NETWORKS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_malformed_network_is_one_sentence(name, digits, tmp_path):
-    path, (damage, word) = tmp_path / "network.safetensors", NETWORKS[name]
+def test_a_malformed_network_is_one_sentence(digits, tmp_path, subtests):
     tensors = digits.layout.unflatten(digits.init(1, torch.Generator().manual_seed(0))[0])
-    # a twin of the first bias gives the overlap something to overlap with
-    save_file({**{k: t.clone() for k, t in tensors.items()}, "twin": tensors["fc1.bias"].clone()}, path)
-    damage(path)
-    with pytest.raises((ValueError, OSError)) as error:
-        read_network(path, digits.layout)
-    assert word in is_one_sentence(error.value)
+    for number, (name, (damage, word)) in enumerate(NETWORKS.items()):
+        path = tmp_path / f"{number}.safetensors"
+        # a twin of the first bias gives the overlap something to overlap with
+        save_file({**{k: t.clone() for k, t in tensors.items()}, "twin": tensors["fc1.bias"].clone()}, path)
+        damage(path)
+        with subtests.test(name), limited():
+            with pytest.raises((ValueError, OSError)) as error:
+                read_network(path, digits.layout)
+            assert word in is_one_sentence(error.value)
 
 
 def stretched(path: Path) -> None:
@@ -51,22 +45,27 @@ def stretched(path: Path) -> None:
     torch.save({"fc1.weight": torch.zeros(1).expand(10**12)}, path)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [lambda p: p.write_bytes(pickle.dumps(Payload())), lambda p: p.write_bytes(b""), stretched],
-    ids=["code", "empty", "stretched"],
-)
-def test_a_malformed_pt_file_is_one_sentence(damage, digits, tmp_path):
-    damage(tmp_path / "network.pt")
-    with pytest.raises(ValueError, match=r"\S") as error:
-        read_network(tmp_path / "network.pt", digits.layout)
-    is_one_sentence(error.value)
+PT_FILES = {
+    "code": lambda p: p.write_bytes(pickle.dumps(Payload())),
+    "empty": lambda p: p.write_bytes(b""),
+    "stretched": stretched,
+}
+
+
+def test_a_malformed_pt_file_is_one_sentence(digits, tmp_path, subtests):
+    for name, damage in PT_FILES.items():
+        path = tmp_path / f"{name}.pt"
+        damage(path)
+        with subtests.test(name), limited():
+            with pytest.raises(ValueError, match=r"\S") as error:
+                read_network(path, digits.layout)
+            is_one_sentence(error.value)
 
 
 def test_the_command_says_it_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("start.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
-    with pytest.raises(SystemExit):
+    with limited(), pytest.raises(SystemExit):
         sample.main(["--prompt-loss", "0.5", "--start", "start.safetensors"])
     error = capsys.readouterr().err
     assert "header would have" in error
@@ -132,26 +131,28 @@ DATASETS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_a_malformed_configuration_is_one_sentence(name, tmp_path):
+def test_a_malformed_configuration_is_one_sentence(tmp_path, subtests):
     write_synthetic(tmp_path / "store", num_shards=1)
     export_parquet(CheckpointStore(tmp_path / "store"), tmp_path / "parquet")
-    damage, word = DATASETS[name]
-    damage(tmp_path / "parquet")
-    with pytest.raises((ValueError, OSError)) as error:
-        import_parquet(tmp_path / "parquet", tmp_path / "back")
-    assert word in is_one_sentence(error.value)
+    for number, (name, (damage, word)) in enumerate(DATASETS.items()):
+        damaged = shutil.copytree(tmp_path / "parquet", tmp_path / f"parquet{number}")
+        damage(damaged)
+        with subtests.test(name), limited():
+            with pytest.raises((ValueError, OSError)) as error:
+                import_parquet(damaged, tmp_path / f"back{number}")
+            assert word in is_one_sentence(error.value)
 
 
-@pytest.mark.parametrize("name", TENSOR_FILES)
-def test_a_malformed_shard_with_matching_checksums_is_one_sentence(name, tmp_path):
+def test_a_malformed_shard_with_matching_checksums_is_one_sentence(tmp_path, subtests):
     write_synthetic(tmp_path / "store", num_shards=1)
-    path = tmp_path / "store" / "shard-00000.safetensors"
-    tensors = load_file(path)
-    save_file({**tensors, "twin": tensors["params"].clone()}, path)
-    damage, word = TENSOR_FILES[name]
-    damage(path)
-    edit(path.with_suffix(".json"), lambda m: m["files"].update({path.name: fingerprint(path)}))
-    with pytest.raises(ValueError, match=r"\S") as error:
-        CheckpointStore(tmp_path / "store").params(np.arange(3))
-    assert word in is_one_sentence(error.value)
+    whole = tmp_path / "store" / "shard-00000.safetensors"
+    tensors = load_file(whole)
+    save_file({**tensors, "twin": tensors["params"].clone()}, whole)
+    for number, (name, (damage, word)) in enumerate(TENSOR_FILES.items()):
+        path = shutil.copytree(whole.parent, tmp_path / str(number)) / whole.name
+        damage(path)
+        edit(path.with_suffix(".json"), lambda m, path=path: m["files"].update({path.name: fingerprint(path)}))
+        with subtests.test(name), limited():
+            with pytest.raises(ValueError, match=r"\S") as error:
+                CheckpointStore(path.parent).params(np.arange(3))
+            assert word in is_one_sentence(error.value)

@@ -33,19 +33,20 @@ def drawn(name: str, num: int = 300) -> dict[str, torch.Tensor]:
     return TASK.layout.unflatten(params)
 
 
-@pytest.mark.parametrize("name", INITIALIZATIONS)
-def test_weights_have_the_right_variance_and_mean_zero(name: str) -> None:
-    tensors = drawn(name)
-    for layer, (fan_in, fan_out) in FAN.items():
-        weights = tensors[f"{layer}.weight"]
-        variance = VARIANCES[name](fan_in, fan_out)
-        assert weights.var().item() == pytest.approx(variance, rel=0.03)
-        assert abs(weights.mean().item()) < 0.03 * math.sqrt(variance)
-        biases = tensors[f"{layer}.bias"]
-        if "own" in name:
-            assert biases.var().item() == pytest.approx(variance, rel=0.1)
-        else:
-            assert biases.abs().max() == 0
+def test_weights_have_the_right_variance_and_mean_zero(subtests: pytest.Subtests) -> None:
+    for name in INITIALIZATIONS:
+        with subtests.test(name):
+            tensors = drawn(name)
+            for layer, (fan_in, fan_out) in FAN.items():
+                weights = tensors[f"{layer}.weight"]
+                variance = VARIANCES[name](fan_in, fan_out)
+                assert weights.var().item() == pytest.approx(variance, rel=0.03)
+                assert abs(weights.mean().item()) < 0.03 * math.sqrt(variance)
+                biases = tensors[f"{layer}.bias"]
+                if "own" in name:
+                    assert biases.var().item() == pytest.approx(variance, rel=0.1)
+                else:
+                    assert biases.abs().max() == 0
 
 
 def test_uniform_ones_are_bounded_and_orthogonal_ones_orthogonal() -> None:

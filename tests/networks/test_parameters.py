@@ -42,14 +42,15 @@ def test_flatten_then_unflatten_is_exact(module):
         assert torch.equal(tensor, module.state_dict()[name])
 
 
-@pytest.mark.parametrize("lead", [(7,), (2, 3), (0,)])
-def test_unflatten_then_flatten_is_exact_for_any_leading_axes(module, lead):
-    layout = ParameterLayout.from_module(module)
-    vectors = torch.randn(*lead, layout.num_params)
-    tensors = layout.unflatten(vectors)
-    for name, shape in zip(layout.names, layout.shapes, strict=True):
-        assert tensors[name].shape == (*lead, *shape)
-    assert torch.equal(layout.flatten(tensors), vectors)
+def test_unflatten_then_flatten_is_exact_for_any_leading_axes(module, subtests):
+    for lead in [(7,), (2, 3), (0,)]:
+        with subtests.test(lead=lead):
+            layout = ParameterLayout.from_module(module)
+            vectors = torch.randn(*lead, layout.num_params)
+            tensors = layout.unflatten(vectors)
+            for name, shape in zip(layout.names, layout.shapes, strict=True):
+                assert tensors[name].shape == (*lead, *shape)
+            assert torch.equal(layout.flatten(tensors), vectors)
 
 
 def test_the_vector_is_the_state_dict_in_order_row_major(module):
@@ -130,21 +131,22 @@ def test_json_round_trip(module):
     assert ParameterLayout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
 
 
-@pytest.mark.parametrize(
-    ("tensors", "parts"),
-    [
-        ({"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}, ["'weight'", "(3, 2)", "(2, 3)"]),
-        ({"weight": torch.zeros(3, 2), "bias": torch.zeros(3, 1)}, ["'bias'", "(3,)", "(3, 1)"]),
-        ({"weight": torch.zeros(3, 2)}, ["'bias'", "(3,)", "missing", "['weight']"]),
-        ({"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "scale": torch.zeros(1)}, ["'scale'", "bias (3,)"]),
-    ],
-)
-@pytest.mark.parametrize("use", ["check", "flatten"])
-def test_errors_name_the_tensor_the_wanted_shape_and_what_came(layout, tensors, parts, use):
-    with pytest.raises(ValueError, match="tensor") as error:
-        getattr(layout, use)(tensors)
-    for part in parts:
-        assert part in str(error.value)
+MISFITS = [
+    ({"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}, ["'weight'", "(3, 2)", "(2, 3)"]),
+    ({"weight": torch.zeros(3, 2), "bias": torch.zeros(3, 1)}, ["'bias'", "(3,)", "(3, 1)"]),
+    ({"weight": torch.zeros(3, 2)}, ["'bias'", "(3,)", "missing", "['weight']"]),
+    ({"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "scale": torch.zeros(1)}, ["'scale'", "bias (3,)"]),
+]
+
+
+def test_errors_name_the_tensor_the_wanted_shape_and_what_came(layout, subtests):
+    for use in ["check", "flatten"]:
+        for tensors, parts in MISFITS:
+            with subtests.test(use=use, parts=parts):
+                with pytest.raises(ValueError, match="tensor") as error:
+                    getattr(layout, use)(tensors)
+                for part in parts:
+                    assert part in str(error.value)
 
 
 def test_check_refuses_a_batch_unless_it_is_asked_for(layout):

@@ -12,35 +12,35 @@ from g_pt.training.config import (
     TrainConfig,
 )
 
+SENSELESS = [
+    (ModelConfig, "width", 0),
+    (ModelConfig, "num_heads", 3),
+    (DiffusionConfig, "num_inference_steps", 5000),
+    (OptimizerConfig, "learning_rate", float("nan")),
+    (DiffusionConfig, "num_inference_steps", 0),
+    (PairConfig, "batch_size", -4),
+    (PairConfig, "init_share", 7.0),
+    (PairConfig, "max_runs", 0),
+    (OptimizerConfig, "num_steps", 0),
+    (OptimizerConfig, "learning_rate", -1.0),
+    (OptimizerConfig, "ema_decay", 1.0),
+    (AlignmentConfig, "num_steps", -1),
+    (AlignmentConfig, "batch_size", 0),
+    (AlignmentConfig, "max_sampling_steps", 1),
+    (AlignmentConfig, "gradient_steps", 0),
+    (AlignmentConfig, "checkpoint_share", 1.5),
+    (AlignmentConfig, "ema_decay", 1.0),
+    (AlignmentConfig, "diffusion_weight", float("nan")),
+    (ProgressConfig, "num_prompts", 1),
+    (ProgressConfig, "keep_checkpoints", 0),
+]
 
-@pytest.mark.parametrize(
-    ("section", "setting", "value"),
-    [
-        (ModelConfig, "width", 0),
-        (ModelConfig, "num_heads", 3),
-        (DiffusionConfig, "num_inference_steps", 5000),
-        (OptimizerConfig, "learning_rate", float("nan")),
-        (DiffusionConfig, "num_inference_steps", 0),
-        (PairConfig, "batch_size", -4),
-        (PairConfig, "init_share", 7.0),
-        (PairConfig, "max_runs", 0),
-        (OptimizerConfig, "num_steps", 0),
-        (OptimizerConfig, "learning_rate", -1.0),
-        (OptimizerConfig, "ema_decay", 1.0),
-        (AlignmentConfig, "num_steps", -1),
-        (AlignmentConfig, "batch_size", 0),
-        (AlignmentConfig, "max_sampling_steps", 1),
-        (AlignmentConfig, "gradient_steps", 0),
-        (AlignmentConfig, "checkpoint_share", 1.5),
-        (AlignmentConfig, "ema_decay", 1.0),
-        (AlignmentConfig, "diffusion_weight", float("nan")),
-        (ProgressConfig, "num_prompts", 1),
-        (ProgressConfig, "keep_checkpoints", 0),
-    ],
-)
-def test_a_setting_that_makes_no_sense_is_refused_by_name(section, setting, value):
-    with pytest.raises(ValueError, match=f"{setting} must .*, got {value}"):
-        section(**{setting: value})
+
+def test_a_setting_that_makes_no_sense_is_refused_by_name(subtests):
+    for section, setting, value in SENSELESS:
+        message = f"{setting} must .*, got {value}"
+        with subtests.test(f"{setting} = {value}"), pytest.raises(ValueError, match=message):
+            section(**{setting: value})
 
 
 def test_every_setting_is_documented():
