@@ -31,7 +31,8 @@ from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore, is_finished
 from g_pt.evaluation.statistics import bootstrap_mean, prompt_alignment
 from g_pt.files.atomic import read_json, write_json
-from g_pt.files.config import merge, read_yaml
+from g_pt.files.config import merge
+from g_pt.files.yaml_files import read_yaml
 from g_pt.model.normalization import NormalizationMode, ParameterNormalizer
 from g_pt.model.pairs import CheckpointPairs
 from g_pt.model.pipeline import ParameterUpdatePipeline

@@ -40,7 +40,8 @@ from g_pt.evaluation.diversity import measure_diversity
 from g_pt.evaluation.novelty.nearest import NearestNetworks, NetworkDistance
 from g_pt.evaluation.statistics import bootstrap_mean
 from g_pt.files.atomic import read_json, write_json
-from g_pt.files.config import merge, read_yaml
+from g_pt.files.config import merge
+from g_pt.files.yaml_files import read_yaml
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.prompting import measure_updates, update_networks
 from g_pt.tasks import get_task

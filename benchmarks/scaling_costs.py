@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.ablations import PRESETS
 from benchmarks.synthetic_store import write_random_store
 from checkpoints_dataset.pair_sampler import PairSampler
-from g_pt.files.config import read_yaml
+from g_pt.files.yaml_files import read_yaml
 from g_pt.model.reference_transformer import ReferenceTransformer
 from g_pt.model.transformer import ParameterTransformer
 from g_pt.reference.splits import token_sizes

@@ -27,7 +27,8 @@ from checkpoints_dataset.harvest import harvest_with_progress
 from checkpoints_dataset.store import CheckpointStore, is_finished
 from g_pt.evaluation.statistics import bootstrap_mean, prompt_alignment
 from g_pt.files.atomic import read_json, write_json
-from g_pt.files.config import merge, read_yaml
+from g_pt.files.config import merge
+from g_pt.files.yaml_files import read_yaml
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
 from g_pt.pictures.canvas import BLUE, GREY, ORANGE, new_figure, save_figure

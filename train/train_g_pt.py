@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
-from g_pt.command_line.terminal import exit_on_user_error, quiet_unless_first, show_warnings
-from g_pt.files.config import parse_config
+from g_pt.command_line.parsing import parse
+from g_pt.command_line.terminal import exit_on_error, quiet_unless_first, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
 
@@ -48,13 +48,10 @@ class Program(TrainConfig):
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse, harvest, train."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     with quiet_unless_first():
-        program = parse_config(
-            Program(), arguments, presets=PRESETS, prog="train_g_pt.py", description=(__doc__ or "").strip()
-        )
+        program = parse(Program, arguments, prog="train_g_pt.py", description=__doc__, presets=PRESETS)
     show_warnings("train_g_pt.py")
-    with exit_on_user_error("train_g_pt.py"):
+    with exit_on_error("train_g_pt.py"):
         use_data_dir(program.data_dir)
         run(program)
 

@@ -1,6 +1,6 @@
-"""How every command reads its flags: `--config FILE.yaml` first, flags over it, hints for slips from tyro.
+"""How every command reads its settings: defaults, `--preset NAME`, `--config FILE.yaml`, flags, each over the last.
 
-A YAML key is a flag's name with underscores; `prompt_loss: 0.1`.
+A YAML key is a flag's name with underscores or hyphens; `prompt_loss: 0.1`.
 """
 
 from __future__ import annotations
@@ -9,38 +9,55 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from g_pt.files.config import merge, read_yaml
+from g_pt.command_line.flags import choice_flags, choose_by_flags, flag_rules, settings_flags
+from g_pt.command_line.terminal import say
+from g_pt.files.choices import with_choices
+from g_pt.files.config import merge
+from g_pt.files.yaml_files import read_yaml
 
 Arguments = TypeVar("Arguments")
 
 EPILOG = """
-Settings may come from a file: --config FILE.yaml (name: value, with underscores); flags count over it.
+Settings may come from a file: --config FILE.yaml (name: value); flags count over it. --version says which g-pt this is.
 Exit codes: 0 done, 1 could not be done (one line says why), 2 wrong flags or settings, 130 interrupted.
 Completion of flags in your shell: --tyro-print-completion {bash,zsh,fish}. NO_COLOR=1 turns colours off.
 """
 
 
-def parse(kind: type[Arguments], arguments: Sequence[str] | None, *, prog: str, description: str | None) -> Arguments:
-    """Arguments of a command: defaults, then `--config FILE.yaml`, then flags.
+def parse(
+    kind: type[Arguments],
+    arguments: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str | None,
+    presets: Path | None = None,
+) -> Arguments:
+    """Settings of a command; `~` at the start of a path or name is the home folder.
 
-    Exits with status 2 and one line where a setting of the file is wrong, and as tyro does where a flag is.
+    Exits with status 2 and one line where a setting of a file is wrong, and as tyro does where a flag is.
+
+    Args:
+        kind: a dataclass, whose fields are the flags; fields may be dataclasses, or chosen by name (`ChosenFrom`).
+        arguments: those of the process where None.
+        presets: folder of the files that `--preset` names.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    path, rest = config_file(arguments, prog)
-    default: Any = None
-    if path is not None:
-        try:
-            default = from_file(kind, read_yaml(path), str(path))
-        except (ValueError, OSError) as error:
-            print(f"{prog}: {error}", file=sys.stderr)
-            raise SystemExit(2) from error
-    return parse_flags(kind, rest, prog=prog, description=description, default=default)
+    print_version(arguments, prog)
+    with wrong_settings(prog):
+        chosen, rest = settings_files(arguments, prog, presets)
+        default = with_choices(with_missing(kind))
+        for path in chosen:
+            default = merge(default, read_yaml(path), str(path))
+        default, rest = choose_by_flags(default, rest)
+        extra = {kind: settings_flags(preset_names(presets)), **choice_flags(default)}
+        return expand_home(parse_flags(kind, rest, prog=prog, description=description, default=default, extra=extra))
 
 
 def parse_subcommand(
@@ -59,19 +76,30 @@ def parse_subcommand(
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     kind = configurable.get(arguments[0]) if arguments else None
-    if kind is not None and any(argument.partition("=")[0] == "--config" for argument in arguments):
+    if kind is not None:
         return parse(kind, arguments[1:], prog=f"{prog} {arguments[0]}", description=kind.__doc__)
-    return parse_flags(command, arguments, prog=prog, description=description)
+    print_version(arguments, prog)
+    with wrong_settings(prog):
+        return expand_home(parse_flags(command, arguments, prog=prog, description=description))
 
 
-def parse_flags(kind: Any, arguments: Sequence[str], *, prog: str, description: str | None, default: Any = None) -> Any:
+def parse_flags(
+    kind: Any,
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str | None,
+    default: Any = None,
+    extra: Mapping[type, Any] | None = None,
+) -> Any:
     """What tyro makes of the flags; NO_COLOR is obeyed, which it knows as TERM=dumb only."""
     options = {} if default is None else {"default": default}
     terminal = os.environ.get("TERM")
     if os.environ.get("NO_COLOR"):
         os.environ["TERM"] = "dumb"
     try:
-        return tyro.cli(kind, args=arguments, prog=prog, description=with_habits(description), **options)
+        with flag_rules(extra or {}):
+            return tyro.cli(kind, args=arguments, prog=prog, description=with_habits(description), **options)
     finally:
         if terminal is not None:
             os.environ["TERM"] = terminal
@@ -79,24 +107,72 @@ def parse_flags(kind: Any, arguments: Sequence[str], *, prog: str, description: 
             del os.environ["TERM"]
 
 
+@contextmanager
+def wrong_settings(prog: str) -> Iterator[None]:
+    """Say in one line what is wrong with the settings, and exit with status 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        say(prog, error)
+        raise SystemExit(2) from error
+
+
+def print_version(arguments: Sequence[str], prog: str) -> None:
+    """Print the version and end the program where `--version` is among the flags."""
+    if "--version" in arguments:
+        from g_pt import __version__
+
+        print(f"{prog} (g-pt) {__version__}")
+        raise SystemExit(0)
+
+
 def with_habits(description: str | None) -> str:
     """A command's own words, and what is the same for all."""
     return f"{(description or '').strip()}\n{EPILOG.rstrip()}"
 
 
-def config_file(arguments: Sequence[str], prog: str) -> tuple[Path | None, list[str]]:
-    """Take `--config FILE` out of the flags."""
+def settings_files(arguments: Sequence[str], prog: str, presets: Path | None) -> tuple[list[Path], list[str]]:
+    """Take `--preset NAME` and `--config FILE` out of the flags; returns the files, and the other flags."""
     files = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
-    files.add_argument("--config", type=Path)
+    files.add_argument("--config", type=lambda text: Path(os.path.expanduser(text)))
+    if presets is not None:
+        files.add_argument("--preset")
     chosen, rest = files.parse_known_args(arguments)
-    return chosen.config, rest
+    preset = None if presets is None or chosen.preset is None else preset_path(chosen.preset, presets)
+    return [path for path in (preset, chosen.config) if path is not None], rest
 
 
-def from_file(kind: type[Arguments], values: Mapping[str, Any], where: str) -> Arguments:
-    """The settings of a file over the defaults; what has neither is still wanted of the flags."""
+def preset_names(presets: Path | None) -> list[str]:
+    """Names that `--preset` takes."""
+    return [] if presets is None else sorted(path.stem for path in presets.glob("*.yaml"))
+
+
+def preset_path(name: str, folder: Path) -> Path:
+    """File of a preset; the error lists what exists."""
+    if name not in preset_names(folder):
+        raise ValueError(f"there is no preset {name!r}; presets are {preset_names(folder)}")
+    return folder / f"{name}.yaml"
+
+
+def with_missing(kind: type[Arguments]) -> Arguments:
+    """Default settings; what has no default is still wanted of a file or the flags."""
     wanted = {
         field.name: tyro.MISSING
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
-    return merge(kind(**wanted), values, where)
+    return kind(**wanted)
+
+
+def expand_home(config: Any) -> Any:
+    """Settings with `~` at the start of a path or name expanded, which shells leave where it is quoted."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, str | Path) and str(value).startswith("~"):
+            changes[field.name] = type(value)(os.path.expanduser(value))
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changes[field.name] = expand_home(value)
+    return dataclasses.replace(config, **changes) if changes else config

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
+import traceback
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TextIO
+
+LONGEST = 1600  # characters of an error
+UNPRINTED = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # Unicode's categories of what moves the cursor or cannot be seen
 
 
 def show_warnings(command: str) -> None:
@@ -25,20 +32,95 @@ def hide_bars_in_pipes() -> None:
         logging.disable_progress_bar()
 
 
+class UsageError(ValueError):
+    """A command was called wrongly: exit status 2."""
+
+
 @contextmanager
-def exit_on_user_error(command: str) -> Iterator[None]:
-    """Print `command: what was wrong` and exit with status 1; G_PT_DEBUG=1 shows the traceback."""
+def exit_on_error(command: str) -> Iterator[None]:
+    """Print `command: what was wrong` in one line and exit; G_PT_TRACEBACK=1 shows the traceback.
+
+    ValueError and OSError are the user's to mend: status 1, and 2 for a UsageError. Of any other error the traceback is
+    kept in a file, which the line names: status 1. A reader that has closed the pipe, such as `head`, ends the command
+    without a word.
+    """
     try:
-        yield
-    except (ValueError, OSError) as error:
-        if os.environ.get("G_PT_DEBUG") == "1":
-            raise
-        let_the_first_process_speak()
-        print(f"{command}: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+        try:
+            check_current_folder()
+            yield
+        finally:
+            sys.stdout.flush()  # meets a closed pipe here, not after the last handler
     except KeyboardInterrupt:
         print(f"{command}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError as error:
+        if not is_closed(sys.stdout):
+            end_with(command, error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
+        raise SystemExit(141) from None  # as a shell says SIGPIPE
+    except Exception as error:
+        end_with(command, error)
+
+
+def end_with(command: str, error: Exception) -> None:
+    """Say what was wrong and exit, or raise it where the traceback is wanted."""
+    if os.environ.get("G_PT_TRACEBACK") == "1":
+        raise error
+    let_the_first_process_speak()
+    say(command, error if isinstance(error, ValueError | OSError) else unexpected(command, error))
+    raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
+
+
+def unexpected(command: str, error: Exception) -> str:
+    """One line about an error that nobody foresaw, and where its traceback was written."""
+    what = f"unexpected {type(error).__name__}: {cut(str(error), 300)}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix=f"{command}-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        return f"{what}; G_PT_TRACEBACK=1 shows the traceback"
+    return f"{what}; the traceback is in {file.name}"
+
+
+def say(command: str, error: object) -> None:
+    """Print `command: error` in one line on standard error."""
+    print(f"{command}: {one_line(str(error))}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Text of files and of other people as one line: control characters are escaped, the middle of long text is cut."""
+    text = cut(" ".join(cut(text, 20 * LONGEST).split()), LONGEST)
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in UNPRINTED else character
+        for character in text
+    )
+
+
+def cut(text: str, length: int) -> str:
+    """Text of at most about this length: its beginning and its end."""
+    if len(text) <= length:
+        return text
+    head, tail = length * 3 // 4, length // 4
+    return f"{text[:head]} [{len(text) - head - tail:,} characters left out] {text[-tail:]}"
+
+
+def check_current_folder() -> None:
+    """Refuse to work in a folder that was removed: no path could be found from it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the current folder does not exist any more: change into one that does") from None
+
+
+def is_closed(stream: TextIO) -> bool:
+    """Whether nobody reads what is written any more."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def is_first_process() -> bool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from g_pt.command_line.parsing import parse_subcommand
-from g_pt.command_line.terminal import exit_on_user_error, show_warnings
+from g_pt.command_line.terminal import exit_on_error, show_warnings
 
 if TYPE_CHECKING:
     from checkpoints_dataset.store import CheckpointStore
@@ -98,7 +98,7 @@ CONFIGURABLE: dict[str, type] = {"push": Push, "pull": Pull, "export": Export, "
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
-    with exit_on_user_error("gpt-dataset"):
+    with exit_on_error("gpt-dataset"):
         parsed = parse_command(arguments)
         show_warnings("gpt-dataset")
         with redirect_stdout(sys.stderr if parsed.json else sys.stdout):

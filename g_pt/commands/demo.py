@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from g_pt.command_line.parsing import parse
-from g_pt.command_line.terminal import exit_on_user_error, show_warnings
+from g_pt.command_line.terminal import exit_on_error, show_warnings
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Arguments:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
-    with exit_on_user_error("gpt-demo"):
+    with exit_on_error("gpt-demo"):
         parsed = parse(Arguments, arguments, prog="gpt-demo", description=__doc__)
         show_warnings("gpt-demo")
         out = sys.stdout

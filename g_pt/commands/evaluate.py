@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from g_pt.command_line.parsing import parse
-from g_pt.command_line.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
+from g_pt.command_line.terminal import exit_on_error, hide_bars_in_pipes, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Arguments:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
-    with exit_on_user_error("gpt-evaluate"):
+    with exit_on_error("gpt-evaluate"):
         parsed = parse(Arguments, arguments, prog="gpt-evaluate", description=__doc__)
         show_warnings("gpt-evaluate")
         use_data_dir(parsed.data_dir)

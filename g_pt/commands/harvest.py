@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
 from g_pt.command_line.parsing import parse
-from g_pt.command_line.terminal import exit_on_user_error, quiet_unless_first
+from g_pt.command_line.terminal import exit_on_error, quiet_unless_first
 from g_pt.runtime.processes import cpu_threads_of_a_process, join_team, leave_team
 from g_pt.tasks.data_folders import use_data_dir
 
@@ -46,7 +46,7 @@ class Arguments(HarvestConfig):
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
-    with exit_on_user_error("gpt-harvest"):
+    with exit_on_error("gpt-harvest"):
         with quiet_unless_first():
             parsed = parse(Arguments, arguments, prog="gpt-harvest", description=__doc__)
         use_data_dir(parsed.data_dir)

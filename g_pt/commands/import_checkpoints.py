@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from g_pt.command_line.parsing import parse_subcommand
-from g_pt.command_line.terminal import exit_on_user_error, show_warnings
+from g_pt.command_line.terminal import exit_on_error, show_warnings
 from g_pt.commands.import_own import Folder, Recorded, finish_recorded, import_own_folder
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
-    with exit_on_user_error("gpt-import"):
+    with exit_on_error("gpt-import"):
         parsed = parse_command(arguments)
         show_warnings("gpt-import")
         with redirect_stdout(sys.stderr if parsed.json else sys.stdout):

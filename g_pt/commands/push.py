@@ -20,7 +20,7 @@ from pathlib import Path
 import tyro
 
 from g_pt.command_line.parsing import parse
-from g_pt.command_line.terminal import exit_on_user_error, show_warnings
+from g_pt.command_line.terminal import exit_on_error, show_warnings
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Arguments:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
-    with exit_on_user_error("gpt-push"):
+    with exit_on_error("gpt-push"):
         parsed = parse(Arguments, arguments, prog="gpt-push", description=__doc__)
         show_warnings("gpt-push")
         with redirect_stdout(sys.stderr if parsed.json else sys.stdout):

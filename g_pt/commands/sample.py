@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from g_pt.command_line.parsing import parse
-from g_pt.command_line.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
+from g_pt.command_line.terminal import exit_on_error, hide_bars_in_pipes, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Arguments:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
-    with exit_on_user_error("gpt-sample"):
+    with exit_on_error("gpt-sample"):
         others, rest = other_prompts(sys.argv[1:] if arguments is None else arguments)
         parsed = parse(Arguments, rest, prog="gpt-sample", description=__doc__)
         metric, prompt = parsed.prompt(others)

@@ -1,46 +1,59 @@
-"""Settings from YAML files and the command line into nested dataclasses. Imports no torch."""
+"""Settings of a mapping, such as a YAML file, into nested dataclasses. Imports no torch."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import tyro
-import yaml
+from g_pt.files.choices import ChosenFrom, chosen_or_kept, guess, marked_fields, with_choices
 
 Config = TypeVar("Config")
 
 
 def merge(config: Config, values: Mapping[str, Any], where: str) -> Config:
-    """Replace fields of a (nested) dataclass by values of a mapping.
+    """Replace fields of a (nested) dataclass by values of a mapping; keys have underscores or hyphens.
+
+    A field that is chosen by name (`ChosenFrom`) takes the name, or a section with the name and settings of the choice.
 
     Raises:
         ValueError: a key is not a field, or a value not of the field's type; the error lists the fields and
             guesses the slip, or says what came.
     """
+    config = with_choices(config)
     fields = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
-    types = get_type_hints(type(config))
+    types, marks = get_type_hints(type(config)), marked_fields(type(config))
     changes: dict[str, Any] = {}
-    for key, value in values.items():
+    for given, value in values.items():
+        key = given.replace("-", "_") if isinstance(given, str) else given
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{where}: there is no setting {key!r}; settings here are {sorted(fields)}.{hint}")
+            raise ValueError(
+                f"{where}: there is no setting {given!r}; settings here are {sorted(fields)}.{guess(key, fields)}"
+            )
+        if key in changes:
+            raise ValueError(f"{where}: {key!r} stands twice, with a hyphen and with an underscore")
         current = getattr(config, key)
-        if dataclasses.is_dataclass(current):
+        if key in marks:
+            changes[key] = merge_choice(marks[key], current, value, f"{where}, section {key!r}")
+        elif dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
                 raise ValueError(f"{where}: {key!r} is a section of settings, got {value!r}")
             changes[key] = merge(current, value, f"{where}, section {key!r}")
         else:
             changes[key] = convert(value, types[key], f"{where}: {key!r}")
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def merge_choice(mark: ChosenFrom, current: Any, value: Any, where: str) -> Any:
+    """A choice by name, by settings of the one that there is, or by both."""
+    settings = dict(value) if isinstance(value, Mapping) else {"name": value}
+    name = settings.pop("name", mark.name_of(current))
+    if not isinstance(name, str):
+        raise ValueError(f"{where} must be one of {sorted(mark)}, or settings with such a name, got {value!r}")
+    return merge(chosen_or_kept(mark, name, current, where), settings, f"{where}, {name}")
 
 
 def convert(value: Any, wanted: Any, where: str) -> Any:
@@ -51,7 +64,7 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
         if kind is Path and isinstance(value, str):
             return Path(value)
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-            with suppress(ValueError):
+            with suppress(ValueError, OverflowError):
                 return float(value)
         if get_origin(kind) is tuple and get_args(kind)[-1] is ... and isinstance(value, list | tuple):
             (each, _), entries = get_args(kind), enumerate(value, start=1)
@@ -63,43 +76,3 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
     words = get_origin(wanted) is Literal and isinstance(value, bool)
     hint = "; put it in quotes: YAML reads no, off, yes and on as booleans" if words else ""
     raise ValueError(f"{where} must be of type {name}, got {value!r}{hint}")
-
-
-def read_yaml(path: Path) -> Mapping[str, Any]:
-    """Read a YAML mapping; errors name the file."""
-    if not path.is_file():
-        raise ValueError(f"there is no settings file {path}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} must hold settings as 'name: value', got {type(values).__name__}")
-    return values
-
-
-def preset_path(name: str, folder: Path) -> Path:
-    """File of a preset; the error lists what exists."""
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        raise ValueError(f"there is no preset {name!r}; presets are {sorted(p.stem for p in folder.glob('*.yaml'))}")
-    return path
-
-
-def parse_config(default: Config, arguments: Sequence[str], *, presets: Path, prog: str, description: str) -> Config:
-    """Settings from defaults, then `--preset NAME` or `--config FILE`, then flags.
-
-    Prints one line and exits with status 2 where a preset, key or value is wrong.
-    """
-    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    files.add_argument("--preset")
-    files.add_argument("--config", type=Path)
-    chosen, rest = files.parse_known_args(arguments)
-    try:
-        for path in (chosen.preset and preset_path(chosen.preset, presets), chosen.config):
-            if path:
-                default = merge(default, read_yaml(path), str(path))
-        return tyro.cli(type(default), args=rest, default=default, prog=prog, description=description)
-    except ValueError as error:
-        print(f"{prog}: {error}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from g_pt.files.config import read_yaml
+from g_pt.files.yaml_files import read_yaml
 from g_pt.reference.weights import TensorFacts
 
 # the reference's names of metrics -> ours

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.ablations import Preset, settings
 from benchmarks.scaling_study import BASE, GRID, PRESETS, by_runs, by_size, draw, print_tables, scaled_rates
-from g_pt.files.config import merge, read_yaml
+from g_pt.files.config import merge
+from g_pt.files.yaml_files import read_yaml
 from g_pt.tasks import get_task
 from g_pt.training.setup import make_model
 

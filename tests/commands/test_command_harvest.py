@@ -95,7 +95,7 @@ def test_mistakes_get_one_sentence_and_an_exit_status(tmp_path, arguments, messa
 
 
 def test_debugging_shows_the_traceback(tmp_path, monkeypatch):
-    monkeypatch.setenv("G_PT_DEBUG", "1")
+    monkeypatch.setenv("G_PT_TRACEBACK", "1")
     assert "Traceback" in run_command("--task", "digit", "--out", str(tmp_path)).stderr
 
 

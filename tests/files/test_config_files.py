@@ -4,7 +4,10 @@ from typing import Literal
 
 import pytest
 
-from g_pt.files.config import merge, parse_config, preset_path, read_yaml
+from g_pt.command_line.parsing import parse as parse_settings
+from g_pt.command_line.parsing import preset_path
+from g_pt.files.config import merge
+from g_pt.files.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ def test_a_missing_file_and_a_missing_preset_are_named(tmp_path):
 
 
 def parse(*arguments, presets=Path()):
-    return parse_config(Outer(), arguments, presets=presets, prog="program", description="")
+    return parse_settings(Outer, arguments, presets=presets, prog="program", description="")
 
 
 def test_flags_win_over_the_file_over_the_preset_over_the_defaults(tmp_path):
@@ -190,6 +193,48 @@ def test_flags_win_over_the_file_over_the_preset_over_the_defaults(tmp_path):
     flags = ["--preset", "small", "--config", str(tmp_path / "mine.yaml"), "--inner.learning-rate", "0.5"]
     expected = Outer(task="preset", mode="tensor", inner=Inner(num_steps=6, learning_rate=0.5))
     assert parse(*flags, presets=tmp_path) == expected
+
+
+def test_keys_have_hyphens_or_underscores_but_not_both_at_once():
+    assert merged(inner={"num-steps": 5}).inner.num_steps == 5
+    with pytest.raises(ValueError, match="'num_steps' stands twice"):
+        merged(inner={"num-steps": 5, "num_steps": 6})
+
+
+def test_a_number_that_no_float_holds_is_refused():
+    with pytest.raises(ValueError, match="must be of type float"):
+        merged(inner={"learning_rate": 10**400})
+
+
+def test_home_is_expanded_in_flags_files_and_their_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("log: ~/log\n")
+    config = parse("--config", "~/mine.yaml", "--output", "~/x", "--task", "~/task.py:Mine")
+    assert config == Outer(output=tmp_path / "x", log=tmp_path / "log", task=f"{tmp_path}/task.py:Mine")
+
+
+def test_optional_flags_show_the_type_of_their_value_and_still_take_none(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    shown = capsys.readouterr().out
+    assert "--inner.max-norm FLOAT" in shown
+    assert "--inner.span FLOAT FLOAT" in shown
+    assert "--preset" not in shown, "there are none"
+    assert "--config PATH" in shown
+    with pytest.raises(SystemExit) as status:
+        parse("--inner.max-norm", "fast")
+    shown += capsys.readouterr().err
+    assert status.value.code == 2
+    assert "{None}" not in shown
+    assert "NoneType" not in shown
+    assert parse("--inner.max-norm", "None", "--inner.span", "None").inner == Inner(max_norm=None)
+
+
+def test_help_lists_the_presets(tmp_path, capsys):
+    (tmp_path / "small.yaml").touch()
+    with pytest.raises(SystemExit):
+        parse("--help", presets=tmp_path)
+    assert "--preset {small}" in capsys.readouterr().out
 
 
 def test_a_wrong_setting_is_one_line_and_status_2(tmp_path, capsys):
