@@ -31,7 +31,7 @@ from g_pt.files.config import merge
 from g_pt.files.yaml_files import read_yaml
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
-from g_pt.pictures.canvas import BLUE, GREY, ORANGE, new_figure, save_figure
+from g_pt.pictures.canvas import BLUE, GREY, ORANGE, new_figure, plain_log, save_figure
 from g_pt.training.config import TrainConfig
 
 DENOISING_SHARE = 0.6
@@ -181,8 +181,14 @@ def draw(results: dict[str, dict[str, Any]], path: Path, metric: str) -> None:
             for tokens, trainings in lines.items():
                 for stage, color in (("denoised", GREY), ("aligned", BLUE if tokens == "units" else ORANGE)):
                     draw_line(axis, trainings, x, key, stage, color, tokens)
-            axis.set(xscale="log", yscale="log", xlabel=x_label, ylabel=label)
+            axis.set(xlabel=x_label, ylabel=label)
+            plain_log(axis, "x")
+            plain_log(axis)
             axis.legend(frameon=False, fontsize=8)
+    figure.suptitle(
+        f"one training of each; bars are 95 % bootstrap intervals over {NUM_NETWORKS} networks, not over trainings",
+        fontsize=9,
+    )
     save_figure(figure, path)
 
 
@@ -199,7 +205,15 @@ def draw_line(
     errors.append([high - m for m, (_, high) in zip(means, ends, strict=True)])
     style = "o-" if tokens == "units" else "s--"
     axis.errorbar(
-        [t[x] for t in trainings], means, errors, fmt=style, ms=4, lw=1.3, color=color, label=f"{tokens}, {stage}"
+        [t[x] for t in trainings],
+        means,
+        errors,
+        fmt=style,
+        ms=4,
+        lw=1.3,
+        capsize=2,
+        color=color,
+        label=f"{tokens}, {stage}",
     )
 
 

@@ -25,6 +25,7 @@ Frame = NDArray[np.uint8]
 FRAME_STEPS = 2  # steps of the environment from one picture to the next
 SHRINK = 2  # every other pixel, both ways
 GAP = 8  # white pixels between the two
+CAPTION = 22  # height of the band above them, in pixels
 
 
 def check_packages() -> None:
@@ -49,28 +50,31 @@ def write_comparison(task: Task, before: torch.Tensor, after: torch.Tensor, path
     if not isinstance(task, GymnasiumTask):
         raise ValueError(f"videos show episodes of policies, but task {task.name!r} has none")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory: it must look for no display
-    left, right = (episode_frames(task, params, seed) for params in (before, after))
+    (left, first), (right, second) = (episode_frames(task, params, seed) for params in (before, after))
+    captions = [f"before: return {first:.4g}", f"after: return {second:.4g}"]
+    heading = side_by_side(*(caption(text, left[0].shape[1]) for text in captions))
     joined = [
-        side_by_side(left[min(i, len(left) - 1)], right[min(i, len(right) - 1)])
+        np.concatenate([heading, side_by_side(left[min(i, len(left) - 1)], right[min(i, len(right) - 1)])])
         for i in range(max(len(left), len(right)))
     ]
     write_gif(joined, path, milliseconds=20 * FRAME_STEPS)
 
 
-def episode_frames(task: GymnasiumTask, params: torch.Tensor, seed: int) -> list[Frame]:
-    """Pictures (height, width, 3) of one episode; the last shows its end."""
+def episode_frames(task: GymnasiumTask, params: torch.Tensor, seed: int) -> tuple[list[Frame], float]:
+    """Pictures (height, width, 3) of one episode, the last of its end, and its return."""
     tensors = task.layout.unflatten(params.detach().float().cpu()[None])
     environment = task.make_environment(render_mode="rgb_array")
     seen, _ = environment.reset(seed=seed)
-    frames, ended, step = [picture(environment)], False, 0
+    frames, ended, step, total = [picture(environment)], False, 0, 0.0
     while not ended:
         actions = task.act(tensors, torch.from_numpy(observe(seen))[None, None])  # (1, 1, ...)
-        seen, _, terminated, truncated, _ = environment.step(task.facts.act(actions[:, 0])[0])
+        seen, reward, terminated, truncated, _ = environment.step(task.facts.act(actions[:, 0])[0])
+        total += float(reward)
         ended, step = terminated or truncated, step + 1
         if ended or step % FRAME_STEPS == 0:
             frames.append(picture(environment))
     environment.close()
-    return frames
+    return frames, total
 
 
 def picture(environment: Any) -> Frame:
@@ -81,6 +85,16 @@ def picture(environment: Any) -> Frame:
             f"{environment.spec.id} draws no pictures: its render mode rgb_array gave {type(frame).__name__}"
         )
     return frame[::SHRINK, ::SHRINK].astype(np.uint8)
+
+
+def caption(text: str, width: int) -> Frame:
+    """A white band (CAPTION, width, 3) with a line of text in its middle."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    band = Image.new("RGB", (width, CAPTION), "white")
+    font = ImageFont.load_default(size=CAPTION * 0.6)
+    ImageDraw.Draw(band).text((width / 2, CAPTION / 2), text, fill="black", anchor="mm", font=font)
+    return np.asarray(band, dtype=np.uint8)
 
 
 def side_by_side(left: Frame, right: Frame) -> Frame:

@@ -52,6 +52,11 @@ class Metric:
         if self.transform not in TRANSFORMS:
             raise ValueError(f"metric transform must be one of {sorted(TRANSFORMS)}, got {self.transform!r}")
 
+    @property
+    def label(self) -> str:
+        """Name and unit, as axes and tables have them; the unit is left out where it is the name."""
+        return self.name if self.unit in ("", self.name) else f"{self.name} ({self.unit})"
+
     def embedded(self, value: Tensor) -> Tensor:
         """The transformed value, in which equal distances are about equally hard."""
         return TRANSFORMS[self.transform](value.to(torch.float32) / self.scale)

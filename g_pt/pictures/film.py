@@ -64,7 +64,7 @@ def save_latent_walk(weights: Tensor, achieved: Tensor, path: Path, metric: Metr
     right.plot(values, color=BLUE, lw=1.3)
     (dot,) = right.plot([0], [values[0]], "o", color=ORANGE)
     room = max(0.5 * float(values.max() - values.min()), 0.02 * float(np.abs(values).max()), 1e-6)
-    right.set(xlabel="frame of the walk", ylabel=f"{metric.name} ({metric.unit}), test split")
+    right.set(xlabel="frame of the walk", ylabel=f"{metric.label}, test split")
     right.set_ylim(values.min() - room, values.max() + room)
     figure.canvas.draw()
     figure.set_layout_engine("none")  # as it is: to lay out every frame anew takes most of the time

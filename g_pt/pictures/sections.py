@@ -1,4 +1,4 @@
-"""Pictures of the report's sections. Every function takes arrays and writes a PNG.
+"""Pictures of the report's sections. Every function takes arrays and writes a PNG, PDF or SVG.
 
 B = networks, K = prompts, S = steps.
 """
@@ -6,6 +6,7 @@ B = networks, K = prompts, S = steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,7 @@ from torch import Tensor
 
 from g_pt.evaluation.statistics import bootstrap_mean
 from g_pt.networks.metrics import Metric
-from g_pt.pictures.canvas import ORANGE, new_figure, save_figure
-
-COLORS = ("#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#000000")
+from g_pt.pictures.canvas import COLORS, ORANGE, draw_course, new_figure, plain_log, save_figure
 
 
 def save_optimizer_curves(
@@ -23,16 +22,17 @@ def save_optimizer_curves(
 ) -> None:
     """Mean metric (B, S) over steps for each optimizer, with its interval, and one update (B,) as a level line."""
     figure, (axis,) = new_figure()
-    for color, (name, values) in zip(COLORS, curves.items(), strict=False):
+    for color, (name, values) in zip(cycle(COLORS), curves.items(), strict=False):  # the cycle has no end
         intervals = [bootstrap_mean(column, num_resamples=1000) for column in values.T]
-        axis.plot(steps, [i.mean for i in intervals], color=color, lw=1.3, label=name)
+        draw_course(axis, steps, [i.mean for i in intervals], color=color, lw=1.3, label=name)
         axis.fill_between(steps, [i.low for i in intervals], [i.high for i in intervals], color=color, alpha=0.2, lw=0)
     level = bootstrap_mean(one_update)
     axis.axhline(level.mean, color=ORANGE, lw=1.6, ls="--", label=f"G.pt, one update: {level.mean:.3g}")
     axis.axhspan(level.low, level.high, color=ORANGE, alpha=0.15, lw=0)
-    axis.set(xscale="log", xlabel="steps", ylabel=f"{metric.name} ({metric.unit}), test split")
+    axis.set(xlabel="steps", ylabel=f"{metric.label}, test split")
+    plain_log(axis, "x")
     if metric.transform == "log":
-        axis.set_yscale("log")
+        plain_log(axis)
     axis.set_title(f"{len(one_update)} unseen inits, rates tuned for each number of steps", fontsize=10)
     axis.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
@@ -47,9 +47,9 @@ def save_recursion(updates: Sequence[int], means: Tensor, prompts: Tensor, path:
         color = colormaps["viridis"](fraction)
         axis.axhline(prompt, color=color, lw=0.9, ls=":")
         axis.plot(updates, line.numpy(), "o-", color=color, ms=3, lw=1.3)
-    axis.set(xlabel="updates", ylabel=f"{metric.name} ({metric.unit}), test split", xticks=list(updates))
+    axis.set(xlabel="updates", ylabel=f"{metric.label}, test split", xticks=list(updates))
     if metric.transform == "log":
-        axis.set_yscale("log")
+        plain_log(axis)
     axis.set_title("mean over unseen inits, one line per prompt (dotted)", fontsize=10)
     save_figure(figure, path)
 
@@ -73,7 +73,7 @@ def save_plane(
     norm: Normalize = (LogNorm if logarithmic else Normalize)(lowest, highest)
     shown = np.ma.masked_invalid(values.numpy())
     field = axis.contourf(xs, ys, shown, levels=levels, norm=norm, cmap="viridis_r" if metric.minimize else "viridis")
-    bar = figure.colorbar(field, ax=axis, label=f"{metric.name} ({metric.unit}), {split} split", format="%.2g")
+    bar = figure.colorbar(field, ax=axis, label=f"{metric.label}, {split} split", format="%.2g")
     bar.ax.minorticks_off()
     axis.plot(*run.T, "o-", color="white", ms=2.5, lw=1.2, label="training, projected")
     axis.annotate("", jump.tolist(), (0, 0), arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 2})

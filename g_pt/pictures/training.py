@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from g_pt.pictures.canvas import BLUE, GREY, new_figure, save_figure, save_training_curve
+from g_pt.pictures.canvas import BLUE, COLORS, GREY, draw_course, new_figure, save_figure, save_training_curve
 
 CURVE_FILE, PROMPTS_FILE, TENSORS_FILE = "curve.png", "prompt_curve.png", "tensors.png"
 MOST_TENSORS = 12  # that a picture still tells apart
@@ -39,7 +39,7 @@ def save_prompts(evaluation: dict[str, Any], path: Path) -> None:
     axis.plot(ends, ends, "--", color=GREY, lw=1, label="identity")
     low, high = evaluation["achieved_low"], evaluation["achieved_high"]
     axis.fill_between(prompts, low, high, color=BLUE, alpha=0.2, lw=0, label="middle 90 % of the networks")
-    axis.plot(prompts, evaluation["achieved"], "o-", color=BLUE, ms=3.5, label="mean after one update")
+    draw_course(axis, prompts, evaluation["achieved"], "o-", color=BLUE, ms=3.5, label="mean after one update")
     axis.set(xlabel="prompted", ylabel="achieved, validation split")
     axis.set_title(f"step {evaluation['step']}: prompt alignment {evaluation['alignment']:.3f}", fontsize=11)
     axis.legend(frameon=False, fontsize=8)
@@ -51,9 +51,10 @@ def save_tensors(evaluations: list[dict[str, Any]], path: Path) -> None:
     figure, (axis,) = new_figure()
     measured = [line for line in evaluations if "held_out_by_tensor" in line]
     last = measured[-1]["held_out_by_tensor"]
-    for name in sorted(last, key=last.__getitem__, reverse=True)[:MOST_TENSORS]:
+    for k, name in enumerate(sorted(last, key=last.__getitem__, reverse=True)[:MOST_TENSORS]):
         errors = np.array([line["held_out_by_tensor"].get(name, np.nan) for line in measured])
-        axis.plot([line["step"] for line in measured], errors, "o-", ms=3, label=name)
+        style, color = ("o-", "s--")[k // len(COLORS) % 2], COLORS[k % len(COLORS)]
+        draw_course(axis, [line["step"] for line in measured], errors, style, color=color, ms=3, label=name)
     axis.set(xlabel="step", ylabel="denoising error, held-out runs", yscale="log")
     axis.legend(frameon=False, fontsize=7)
     save_figure(figure, path)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from g_pt.evaluation.initializations import INITIALIZATIONS, layers, reset_layer
 from g_pt.evaluation.statistics import bootstrap_mean, prompt_alignment, summary
-from g_pt.report.best_prompt import attainable_prompts
 from g_pt.report.recursion import Recursion, follow_prompts
 from g_pt.report.section import Section, Subject, Table
 
@@ -18,7 +17,7 @@ AFTER = (1, 10)  # updates
 
 def measure_inits(subject: Subject) -> Section:
     """Metric before, after one and after ten updates, and alignment, for every kind of start."""
-    prompts = attainable_prompts(subject, min(subject.num_prompts, NUM_PROMPTS))
+    prompts = subject.attainable_prompts(min(subject.num_prompts, NUM_PROMPTS))
     facts: dict[str, Any] = {}
     rows = []
     for kind, starts in kinds_of_starts(subject).items():
@@ -36,8 +35,7 @@ def measure_inits(subject: Subject) -> Section:
         facts={"prompts": prompts.tolist(), "starts": facts},
         tables=(
             Table(
-                f"kinds of starts: test {subject.metric.name} ({subject.metric.unit}), alignment over {len(prompts)} "
-                "prompts, test split",
+                f"kinds of starts: test {subject.metric.label}, alignment over {len(prompts)} prompts, test split",
                 ("start", "networks", "before", *columns, *(f"alignment, {c}" for c in columns)),
                 tuple(rows),
             ),

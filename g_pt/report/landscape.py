@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from g_pt.evaluation.statistics import bootstrap_mean, summary
-from g_pt.report.best_prompt import attainable_prompts, best_prompt
 from g_pt.report.optimizers import measured_steps
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import Split, TrainableTask
@@ -71,8 +70,8 @@ def measure_landscape(subject: Subject) -> Section | None:
     if runs is None or len(runs) < 2:
         return None
     generator = subject.generator("landscape")
-    prompt = best_prompt(subject, subject.generator("best prompt"))
-    prompts = attainable_prompts(subject, 5)
+    prompt = subject.best_prompt
+    prompts = subject.attainable_prompts(5)
     options: dict[str, Any] = {"num_inference_steps": subject.num_inference_steps, "generator": generator}
     repeated = runs[:, 0].repeat_interleave(len(prompts), dim=0)
     ladder = (

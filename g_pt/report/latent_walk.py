@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from g_pt.evaluation.latents import latent_loop
-from g_pt.report.best_prompt import best_prompt
 from g_pt.report.section import Section, Subject, Table
 
 NUM_ANCHORS, NUM_BETWEEN = 4, 12
@@ -21,7 +20,7 @@ NUM_ANCHORS, NUM_BETWEEN = 4, 12
 def measure_latent_walk(subject: Subject) -> Section:
     """How the metric and the parameters change along a closed path through the noise; a film of the first layer."""
     generator, task, metric = subject.generator("latent_walk"), subject.task, subject.metric
-    prompt = best_prompt(subject, subject.generator("best prompt"))
+    prompt = subject.best_prompt
     latents = latent_loop(NUM_ANCHORS, NUM_BETWEEN, task.layout.num_params, generator)  # (F, P)
     subject.progress(f"{len(latents)} updates of one start")
     start = task.init(1, generator).float()

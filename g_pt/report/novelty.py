@@ -23,7 +23,6 @@ from g_pt.evaluation.runs import ReferenceRuns, RunSet
 from g_pt.evaluation.statistics import Interval, bootstrap_mean, bootstrap_median
 from g_pt.model.prompting import update_networks
 from g_pt.pictures.canvas import BLUE, GREY, new_figure, save_figure
-from g_pt.report.best_prompt import best_prompt
 from g_pt.report.section import Section, Subject, Table
 
 SAMPLES, FRESH, TRAINING = "G.pt", "fresh networks", "training runs"
@@ -84,7 +83,7 @@ def measure_novelty(subject: Subject) -> Section | None:
     subject.progress("distances between training runs")
     num_networks = affordable_networks(subject)
     yardstick = Yardstick(task, metric, subject.runs.training, peers, num_networks, generator)
-    prompt = best_prompt(subject, generator)
+    prompt = subject.best_prompt
 
     measured: dict[str, Behaviour] = {}
     for name, params in networks_of(subject, fresh, prompt, num_networks, generator):

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from g_pt.evaluation.statistics import bootstrap_mean, bootstrap_median, finite, first_reached, summary
 from g_pt.networks.metrics import Metric
-from g_pt.report.best_prompt import best_prompt
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import Split, Task, TrainableTask
 from g_pt.update_rules.base import GradientRule, PromptRule, UpdateRule
@@ -191,7 +190,7 @@ def measure_optimizers(subject: Subject) -> Section | None:
         return None
     generator = subject.generator("optimizers")
     starts = task.init(min(subject.num_networks, NUM_NETWORKS), generator)
-    prompt = best_prompt(subject, subject.generator("best prompt"))
+    prompt = subject.best_prompt
     rule = PromptRule(subject.pipeline, prompt, subject.num_inference_steps)
     updated = next(rule.updates(starts, generator))
     seconds = seconds_per_update(rule, starts, TIMED_UPDATES, generator)
@@ -285,8 +284,7 @@ def curve_table(
     for name, course in courses.items():
         rows.append((name, *(f"{bootstrap_mean(course.test[metric.name][:, i]):.3g}" for i in shown)))
     return Table(
-        f"test {metric.name} ({metric.unit}) after N steps: {len(one_update)} unseen inits, "
-        f"{bootstrap_mean(before):.3g} before",
+        f"test {metric.label} after N steps: {len(one_update)} unseen inits, {bootstrap_mean(before):.3g} before",
         ("rule", *(f"{steps[i]} step{'s' * (steps[i] > 1)}" for i in shown)),
         tuple(rows),
     )

@@ -16,7 +16,6 @@ from torch import Tensor
 from g_pt.evaluation.statistics import bootstrap_mean, bootstrap_median, finite, first_reached, summary
 from g_pt.files.config import merge
 from g_pt.networks.metrics import Metric
-from g_pt.report.best_prompt import best_prompt
 from g_pt.report.optimizers import measured_steps
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import PopulationTask
@@ -39,7 +38,7 @@ def measure_population(subject: Subject) -> Section | None:
         return None
     generator = subject.generator("population")
     num = min(subject.num_networks, NUM_NETWORKS)
-    prompt = best_prompt(subject, subject.generator("best prompt"))
+    prompt = subject.best_prompt
     starts = task.init(num, generator).float()
     rule = PromptRule(subject.pipeline, prompt, subject.num_inference_steps)
     one_update = task.evaluate(next(rule.updates(starts, generator)), "test")[metric.name].cpu()

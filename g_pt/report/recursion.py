@@ -16,7 +16,6 @@ from torch import Tensor
 
 from g_pt.evaluation.statistics import Interval, bootstrap_mean, prompt_alignment, rank_correlation, summary
 from g_pt.model.prompting import measure_updates, update_repeatedly
-from g_pt.report.best_prompt import attainable_prompts
 from g_pt.report.section import Section, Subject, Table
 
 NUM_NETWORKS, NUM_PROMPTS = 64, 10
@@ -61,7 +60,7 @@ def measure_recursion(subject: Subject) -> Section:
     """Alignment, rank correlation and the best metric after 1, 2, 5 and 10 updates of fresh networks."""
     generator = subject.generator("recursion")
     starts = subject.task.init(min(subject.num_networks, NUM_NETWORKS), generator)
-    prompts = attainable_prompts(subject, min(subject.num_prompts, NUM_PROMPTS))
+    prompts = subject.attainable_prompts(min(subject.num_prompts, NUM_PROMPTS))
     subject.progress(f"{max(AFTER)} updates, one after the other")
     found = follow_prompts(subject, starts, prompts, generator)
     name = subject.metric.name

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from g_pt.evaluation.statistics import best_of, bootstrap_mean, summary
 from g_pt.model.prompting import measure_updates, update_networks
-from g_pt.report.best_prompt import attainable_prompts, best_prompt
 from g_pt.report.section import Section, Subject, Table
 
 NUM_NETWORKS, NUM_PROMPTS, NUM_SAMPLES = 64, 5, 16
@@ -25,7 +24,7 @@ def measure_samples(subject: Subject) -> Section:
     starts = subject.task.init(min(subject.num_networks, NUM_NETWORKS), generator)
     subject.progress(f"{NUM_SAMPLES} samples of each start")
     spreads, spread_rows = spread_over_prompts(subject, starts[: max(2, len(starts) // 4)], generator)
-    best = best_prompt(subject, subject.generator("best prompt"))
+    best = subject.best_prompt
     chosen, best_rows = best_of_samples(subject, starts, best, generator)
     name = subject.metric.name
     return Section(
@@ -66,7 +65,7 @@ def spread_over_prompts(
     """Standard deviations of the metric for some prompts: facts and table rows."""
     facts: list[dict[str, Any]] = []
     rows: list[tuple[str, ...]] = []
-    for prompt in attainable_prompts(subject, NUM_PROMPTS).tolist():
+    for prompt in subject.attainable_prompts(NUM_PROMPTS).tolist():
         samples = samples_of(subject, starts, prompt, generator)
         achieved = measure_updates(subject.task, samples, "test")[subject.metric.name]  # (B, S)
         means, within = achieved.mean(dim=1), achieved.std(dim=1)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from g_pt.evaluation.runs import ReferenceRuns
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.networks.metrics import Metric
+from g_pt.report.best_prompt import choose_prompt, prompts_over_range
 from g_pt.tasks.base import Task
+
+PROMPT_NETWORKS = 64  # on which the best prompt is chosen
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,29 @@ class Subject:
     def generator(self, name: str) -> torch.Generator:
         """Of everything random in a section."""
         return torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{name}".encode()))
+
+    def attainable_prompts(self, num_prompts: int) -> Tensor:
+        """Evenly spaced prompts from the runs' best metric to that of an init: (K,), raw.
+
+        Raises:
+            ValueError: the pipeline does not know its attainable range.
+        """
+        return prompts_over_range(self.pipeline, self.model, num_prompts)
+
+    @cached_property
+    def best_prompt(self) -> float:
+        """The best of `num_prompts` prompts over the attainable range, on at most 64 fresh networks; sampled once.
+
+        Raises:
+            ValueError: the pipeline does not know its attainable range.
+        """
+        return choose_prompt(
+            self.pipeline,
+            self.attainable_prompts(self.num_prompts),
+            min(PROMPT_NETWORKS, self.num_networks),
+            self.generator("best prompt"),
+            self.num_inference_steps,
+        )
 
 
 class MeasureSection(Protocol):

@@ -6,7 +6,8 @@ import pytest
 
 from g_pt.hub.download import BUNDLED, bundled_models
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.report.prompting import evaluate_prompting
+from g_pt.report.prompting import measure_prompting
+from g_pt.report.section import Subject
 
 FOUR_MEGABYTES = 4 * 1024 * 1024
 
@@ -38,16 +39,17 @@ def test_the_card_of_a_bundled_model_says_how_it_was_trained_and_what_was_measur
 def test_the_digits_model_keeps_its_quality() -> None:
     # the README's figures are those of 256 networks; fewer are enough to notice a change
     pipeline = ParameterUpdatePipeline.from_pretrained("digits-loss")
-    report = evaluate_prompting(pipeline, "digits-loss", num_networks=48, num_prompts=8)
-    assert report.one_update["test_error"].mean <= 5.0
-    assert report.one_update["test_loss"].mean <= 0.18
-    assert report.curves["attainable"].alignment.mean >= 0.95
+    facts = measure_prompting(Subject(pipeline, "digits-loss", num_networks=48, num_prompts=8)).facts
+    assert facts["one_update"]["test_error"]["mean"] <= 5.0
+    assert facts["one_update"]["test_loss"]["mean"] <= 0.18
+    assert facts["prompt_alignment"]["attainable"]["mean"] >= 0.95
 
 
 def test_one_update_balances_the_pole_in_gymnasium() -> None:
     pipeline = ParameterUpdatePipeline.from_pretrained("cartpole-return")
-    report = evaluate_prompting(pipeline, "cartpole-return", num_networks=8, num_prompts=5, prompt_range=(20, 500))
-    assert report.facts["measurement"]["simulator"] == "gymnasium"
-    assert report.starting["test_return"].mean < 60
-    assert report.one_update["test_return"].mean >= 470
-    assert report.curves["asked"].alignment.mean >= 0.8
+    subject = Subject(pipeline, "cartpole-return", num_networks=8, num_prompts=5)
+    facts = measure_prompting(subject, prompt_range=(20, 500)).facts
+    assert facts["measurement"]["simulator"] == "gymnasium"
+    assert facts["starting"]["test_return"]["mean"] < 60
+    assert facts["one_update"]["test_return"]["mean"] >= 470
+    assert facts["prompt_alignment"]["asked"]["mean"] >= 0.8

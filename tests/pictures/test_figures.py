@@ -29,7 +29,7 @@ def drawn(monkeypatch):
 def prompt_curve(path, **options):
     prompts = np.linspace(0.1, 2, 5)
     achieved = prompts + np.linspace(-0.2, 0.2, 21)[:, None]
-    save_prompt_curve(prompts, achieved, path, metric="loss", unit="nats", alignment=0.987, **options)
+    save_prompt_curve(prompts, achieved, path, metric=Metric("loss", "nats"), alignment=0.987, **options)
     return prompts, achieved
 
 
@@ -91,7 +91,7 @@ def test_an_error_while_drawing_keeps_the_old_picture(tmp_path):
     path = tmp_path / "curve.png"
     path.write_bytes(b"old")
     with pytest.raises(ValueError, match=r"shape|size"):
-        save_prompt_curve(np.ones(3), np.ones((4, 5)), path, metric="m", unit="", alignment=0)
+        save_prompt_curve(np.ones(3), np.ones((4, 5)), path, metric=Metric("m", ""), alignment=0)
     assert path.read_bytes() == b"old"
 
 

@@ -1,11 +1,10 @@
-from pathlib import Path
-
 import pytest
 import torch
 from tiny_training import tiny_config, tiny_store, train
 
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.report.prompting import evaluate_prompting
+from g_pt.report.prompting import measure_prompting
+from g_pt.report.section import Subject
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +33,22 @@ def test_a_perfect_prompter_has_alignment_one_and_a_stubborn_one_below_zero(
     perfect.register_to_config(**{k: pipeline.config[k] for k in ("task", "training", "num_inference_steps")})
     evaluate = lambda params, split="test": {"loss": params[:, 0].clone(), "error": 50 * params[:, 0]}  # noqa: E731
     monkeypatch.setattr(perfect.task, "evaluate", evaluate)
-    report = evaluate_prompting(perfect, "perfect", num_networks=8, num_prompts=5)
-    assert report.curves["attainable"].alignment.mean == pytest.approx(1.0)
-    assert report.curves["full"].alignment.low == pytest.approx(1.0)
-    assert report.best_prompt == pytest.approx(pipeline.config.training["attainable_range"][0])
-    asked = evaluate_prompting(perfect, "perfect", num_networks=4, num_prompts=3, prompt_range=(0.9, 0.3))
-    assert asked.main_curve is asked.curves["asked"]
-    assert asked.main_curve.prompts.tolist() == pytest.approx([0.3, 0.6, 0.9])
-    assert asked.best_prompt == pytest.approx(0.3)
+    found = measure_prompting(Subject(perfect, "perfect", num_networks=8, num_prompts=5)).facts
+    assert found["prompt_alignment"]["attainable"]["mean"] == pytest.approx(1.0)
+    assert found["prompt_alignment"]["full"]["low"] == pytest.approx(1.0)
+    assert found["one_update"]["prompt"] == pytest.approx(pipeline.config.training["attainable_range"][0])
+    few = Subject(perfect, "perfect", num_networks=4, num_prompts=3)
+    asked = measure_prompting(few, prompt_range=(0.9, 0.3)).facts
+    assert next(iter(asked["curve"])) == "asked"
+    assert asked["curve"]["asked"]["prompted"] == pytest.approx([0.3, 0.6, 0.9])
+    assert asked["one_update"]["prompt"] == pytest.approx(0.3)
     monkeypatch.setattr(perfect.task, "evaluate", lambda p, s="test": {"loss": 0 * p[:, 0] + 1.0, "error": 0 * p[:, 0]})
-    assert evaluate_prompting(perfect, "stubborn", num_networks=8, num_prompts=5).curves["full"].alignment.high <= 0
+    stubborn = measure_prompting(Subject(perfect, "stubborn", num_networks=8, num_prompts=5)).facts
+    assert stubborn["prompt_alignment"]["full"]["high"] <= 0
 
 
 def test_the_report_has_the_promised_keys_and_true_figures(pipeline: ParameterUpdatePipeline) -> None:
-    report = evaluate_prompting(pipeline, "tiny", num_networks=6, num_prompts=4, seed=3, num_inference_steps=2)
-    found = report.to_json()
+    found = measure_prompting(Subject(pipeline, "tiny", 6, 4, num_inference_steps=2, seed=3)).facts
     assert (found["model"], found["task"], found["networks"], found["num_inference_steps"]) == ("tiny", "digits", 6, 2)
     for name in ("full", "attainable"):
         assert {"mean", "low", "high"} <= set(found["prompt_alignment"][name])
@@ -61,18 +61,13 @@ def test_the_report_has_the_promised_keys_and_true_figures(pipeline: ParameterUp
 
 
 def test_the_same_seed_gives_the_same_report(pipeline: ParameterUpdatePipeline) -> None:
-    first, second = (
-        evaluate_prompting(pipeline, "tiny", num_networks=4, num_prompts=3, num_inference_steps=2).to_json()
-        for _ in range(2)
-    )
+    first, second = (measure_prompting(Subject(pipeline, "tiny", 4, 3, num_inference_steps=2)).facts for _ in range(2))
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
 
 
-def test_too_few_networks_and_unknown_training_data_are_refused(
-    pipeline: ParameterUpdatePipeline, tmp_path: Path
-) -> None:
+def test_too_few_networks_and_unknown_training_data_are_refused(pipeline: ParameterUpdatePipeline) -> None:
     with pytest.raises(ValueError, match="at least 2 networks and 2 prompts"):
-        evaluate_prompting(pipeline, "tiny", num_networks=1)
+        measure_prompting(Subject(pipeline, "tiny", num_networks=1))
     bare = ParameterUpdatePipeline(**pipeline.components, task="digits")
     with pytest.raises(ValueError, match="attainable_range"):
-        evaluate_prompting(bare, "bare")
+        measure_prompting(Subject(bare, "bare"))

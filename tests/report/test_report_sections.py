@@ -8,7 +8,6 @@ import pytest
 import torch
 from report_subjects import Bowl, halfway, noisy, perfect, reference_runs, stubborn, subject
 
-from g_pt.report.best_prompt import best_prompt
 from g_pt.report.contents import SECTIONS, load_section
 from g_pt.report.document import report_json, write_document
 from g_pt.report.inits import measure_inits
@@ -59,10 +58,18 @@ def test_prompting_reports_every_network() -> None:
     assert "12 unseen inits" in section.tables[0].title
 
 
-def test_the_best_prompt_is_that_of_the_best_metric() -> None:
-    assert best_prompt(subject(perfect), torch.Generator()) == pytest.approx(0.5)
-    contrary = subject(lambda prompt, before, generator: 3 - prompt)
-    assert best_prompt(contrary, torch.Generator()) == pytest.approx(2.5)
+def test_the_best_prompt_is_that_of_the_best_metric_and_is_sampled_once() -> None:
+    drawn: list[int] = []
+
+    def contrary(prompt: torch.Tensor, before: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        drawn.append(len(prompt))
+        return 3 - prompt
+
+    assert subject(perfect).best_prompt == pytest.approx(0.5)
+    tested = subject(contrary)
+    assert tested.best_prompt == pytest.approx(2.5)
+    assert tested.best_prompt == tested.best_prompt
+    assert sum(drawn) == 12 * 5
 
 
 def test_the_spread_of_samples_and_the_best_of_them() -> None:

@@ -47,7 +47,7 @@ def test_a_return_is_prompted_and_measured_and_filmed(policies, capsys):
     (one,) = result["samples"]
     assert one["starting"] == one["achieved"] == {"return": pytest.approx(one["starting"]["return"])}
     with image.open("out.gif") as film:
-        assert film.size == (300 + 8 + 300, 200)
+        assert film.size == (300 + 8 + 300, 22 + 200)  # captions above
         assert film.n_frames >= 4
 
 
