@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name
 from checkpoints_dataset.mapped_rows import NUMPY_DTYPES
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter, fingerprint
 from g_pt.files.atomic import read_json, write_json
+from g_pt.files.folder_lock import folder_lock
 from g_pt.files.tensor import read_tensor_entries
 from g_pt.tasks.base import Split
 
@@ -130,7 +130,7 @@ def import_parquet(
         StoreError: a file is missing, damaged, or does not hold what the others say; the message names it.
     """
     header = DatasetHeader.read(folder)
-    with folder_lock(out):
+    with folder_lock(out, "import"):
         writer = DatasetWriter(out, header)
         for index in range(header.num_shards):
             if not writer.is_finished(index):

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader, RunRecord
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
+from g_pt.files.folder_lock import folder_lock
 from g_pt.networks.metrics import Metric
 from g_pt.networks.network_files import read_network
 from g_pt.networks.parameters import ParameterLayout
@@ -89,7 +89,7 @@ def import_folder(
     header = DatasetHeader(
         task.name, task.layout, chosen, len(shards), dtype, {"kind": "folder", "runs": len(runs), "shards": len(shards)}
     )
-    with folder_lock(out):
+    with folder_lock(out, "import"):
         writer = DatasetWriter(out, header)
         for index, names in enumerate(shards):
             if writer.is_finished(index):

@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from g_pt.files.atomic import read_json
+from g_pt.files.schema import Between, Count, OneLine, Whole, brief, read_object
 from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.tasks.base import Split
@@ -26,7 +27,14 @@ HEADER_FILE = "dataset.json"
 PARAMS = "params"
 RUN, STEP = "run", "step"
 OWN_FILES = re.compile(r"dataset\.json|shard-\d{5,}\.(?:json|arrow|safetensors)")
+RUN_NUMBER = re.compile(r"[0-9]{1,18}")
+MAX_SHARDS = 1_000_000
+MAX_HEADER_BYTES = 30_000_000
+Part = TypeVar("Part")
 DTYPES = ("float16", "float32")
+
+
+Name = Annotated[str, Between(1, 200), OneLine()]
 
 
 class StoreError(ValueError):
@@ -48,19 +56,25 @@ class DatasetHeader:
             the validation split, as in data that comes with its own split; None for `split_of`.
     """
 
-    task: str
+    task: Name
     layout: ParameterLayout
     metrics: dict[str, Metric]
-    num_shards: int
+    num_shards: Annotated[int, Between(1, MAX_SHARDS)]
     dtype: str = "float16"
     source: dict[str, Any] = field(default_factory=dict)
-    held_out: dict[str, int] | None = None
+    held_out: dict[str, Whole] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {list(DTYPES)}, got {self.dtype!r}")
         if not isinstance(self.num_shards, int) or self.num_shards < 1:
             raise ValueError(f"num_shards must be at least 1, got {self.num_shards!r}")
+        for name, metric in self.metrics.items():
+            if name != metric.name or name in (RUN, STEP, PARAMS):
+                raise ValueError(
+                    f"a metric must be listed by its name, which is none of {[RUN, STEP, PARAMS]}, got {brief(name)} "
+                    f"for {brief(metric.name)}"
+                )
         if self.held_out is not None and (
             set(self.held_out) != {"validation", "test"} or min(self.held_out.values()) < 0
         ):
@@ -89,26 +103,22 @@ class DatasetHeader:
             raise StoreError(
                 f"{folder} is not a checkpoint dataset: it has no {HEADER_FILE}; make one with gpt-harvest"
             )
-        entries = read_json(path)
-        try:
-            if entries["format"] != FORMAT or entries["version"] != VERSION:
-                raise StoreError(
-                    f"{path} must be {FORMAT!r} version {VERSION}, got {entries['format']!r} version "
-                    f"{entries['version']}: written by another program or a newer release"
-                )
-            return cls(
-                task=entries["task"],
-                layout=ParameterLayout.from_json(entries["layout"]),
-                metrics={name: Metric(**metric) for name, metric in entries["metrics"].items()},
-                num_shards=entries["num_shards"],
-                dtype=entries["dtype"],
-                source=entries["source"],
-                held_out=entries.get("held_out"),
+        entries = read_json(path, max_bytes=MAX_HEADER_BYTES)
+        if not isinstance(entries, dict) or {"format", "version"} - set(entries):
+            raise StoreError(f"{path} must be the header of a dataset, with format and version, got {brief(entries)}")
+        found, version = entries.pop("format"), entries.pop("version")
+        if (found, version) != (FORMAT, VERSION):
+            raise StoreError(
+                f"{path} must be {FORMAT!r} version {VERSION}, got {brief(found)} version {brief(version)}: written by "
+                "another program or a newer release"
             )
-        except StoreError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise StoreError(f"{path} lacks or has a wrong entry: {error!r}") from error
+        num_params = entries.pop("num_params", None)
+        header = read_part(cls, entries, path)
+        if num_params not in (None, header.layout.num_params):
+            raise StoreError(
+                f"{path} must have the num_params of its layout, {header.layout.num_params}, got {brief(num_params)}"
+            )
+        return header
 
 
 @dataclass(frozen=True)
@@ -118,14 +128,71 @@ class RunRecord:
     The metadata of a harvested run are its `optimizer` and its base `learning_rate`.
     """
 
-    run: int
-    first_row: int
-    num_checkpoints: int
+    run: Whole
+    first_row: Whole
+    num_checkpoints: Count
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """Size and SHA-256 of a file of a shard, and, of parquet, its rows."""
+
+    bytes: Whole
+    sha256: Annotated[str, Between(64, 64)]
+    rows: Whole | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict, without what is not said."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `shard-N.json` says, here and in an exchange.
+
+    Attributes:
+        files: by name.
+        left_out: `{run: reason}` of the runs that were not kept.
+        runs: in the order of their rows.
+        arrays: of an exchange, type and shape of a row of each further array.
+    """
+
+    files: dict[str, ShardFile]
+    left_out: dict[str, str]
+    runs: list[RunRecord]
+    arrays: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if wrong := [run for run in self.left_out if not RUN_NUMBER.fullmatch(run)]:
+            raise ValueError(f"left_out must list runs by their numbers, got {brief(wrong[0])}")
+
+    @property
+    def left_out_runs(self) -> dict[int, str]:
+        """The runs left out, by number."""
+        return {int(run): reason for run, reason in self.left_out.items()}
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read the manifest of a shard.
+
+        Raises:
+            StoreError: an entry is missing or wrong; the message names the file.
+            OSError: there is no such file.
+        """
+        return read_part(cls, read_json(path), path)
+
+
+def read_part(cls: type[Part], entries: Any, path: Path) -> Part:
+    """Check entries of a dataset's file against its dataclass; a StoreError names the file."""
+    try:
+        return read_object(cls, entries, str(path))
+    except ValueError as error:
+        raise StoreError(str(error)) from error
 
 
 def shard_name(index: int) -> str:

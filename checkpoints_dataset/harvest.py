@@ -17,10 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
-from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
+from g_pt.files.folder_lock import folder_lock
 from g_pt.runtime.cpu_memory import keep_freed_memory
 from g_pt.runtime.processes import Team
 from g_pt.runtime.seeds import keyed_generator, seeded_global_generator

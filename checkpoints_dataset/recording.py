@@ -22,10 +22,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import HEADER_FILE, PARAMS, STEP, DatasetHeader, RunRecord, StoreError, shard_name
 from checkpoints_dataset.writer import DatasetWriter, check_same
 from g_pt.files.atomic import read_json, write_json
+from g_pt.files.folder_lock import FolderBusyError, folder_lock
 from g_pt.files.tensor import write_tensors
 
 RECORDED = "recorded"  # folder of the runs' files, and the kind of such a dataset's source
@@ -226,10 +226,10 @@ def waiting_lock(folder: Path) -> Iterator[None]:
     """`folder_lock`, but wait until others are done: each holds it for one run only."""
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
-        lock = folder_lock(folder)
+        lock = folder_lock(folder, "recording")
         try:
             lock.__enter__()
-        except StoreError:
+        except FolderBusyError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)

@@ -21,15 +21,19 @@ from checkpoints_dataset.format import (
     RUN,
     STEP,
     DatasetHeader,
+    Manifest,
     RunRecord,
+    ShardFile,
     StoreError,
     shard_name,
     split_of,
 )
 from checkpoints_dataset.mapped_rows import MappedRows, map_safetensors
 from checkpoints_dataset.recording import RECORDED, waiting_runs
-from checkpoints_dataset.writer import fingerprint
-from g_pt.files.atomic import read_json
+from checkpoints_dataset.shard_table import check_rows, check_runs, read_table
+from g_pt.files.atomic import fingerprint
+from g_pt.files.schema import brief
+from g_pt.files.tensor import read_tensor_entries
 from g_pt.tasks.base import Split, Task, check_split
 
 REPAIR = "; delete the shard's .json and run the same gpt-harvest again to make the shard anew"
@@ -67,20 +71,18 @@ class CheckpointStore:
         for index in range(self.header.num_shards):
             path = self.folder / f"{shard_name(index)}.json"
             manifest = self._manifest(path)
-            try:
-                for suffix in (".safetensors", ".arrow"):
-                    file = path.with_suffix(suffix)
-                    check_file(file, manifest["files"][file.name], verify=verify)
-                records = [RunRecord(**record) for record in manifest["runs"]]
-                self.left_out |= {int(run): reason for run, reason in manifest["left_out"].items()}
-            except (KeyError, TypeError, AttributeError) as error:
-                raise StoreError(f"{path} lacks or has a wrong entry: {error!r}") from error
-            with pa.memory_map(str(path.with_suffix(".arrow"))) as source:
-                tables.append(pa.ipc.open_file(source).read_all())
-            check_records(path, records, tables[-1])
-            self.runs += [replace(record, first_row=record.first_row + num_rows) for record in records]
+            for suffix in (".safetensors", ".arrow"):
+                file = path.with_suffix(suffix)
+                check_file(file, manifest.files[file.name], verify=verify)
+            left_out = manifest.left_out_runs
+            check_runs(path, manifest.runs, left_out, count_rows(path.with_suffix(".safetensors"), self.header))
+            tables.append(read_table(path.with_suffix(".arrow"), self.header.metrics))
+            check_rows(path.with_suffix(".arrow"), manifest.runs, tables[-1], self.header.metrics)
+            self.left_out |= left_out
+            self.runs += [replace(record, first_row=record.first_row + num_rows) for record in manifest.runs]
             num_rows += len(tables[-1])
             self._row_ends.append(num_rows)
+        check_unique(self.folder, self.runs, self.left_out)
         table = pa.concat_tables(tables)
         self.run, self.step = table[RUN].to_numpy(), table[STEP].to_numpy()
         self.metrics = {name: table[name].to_numpy() for name in self.header.metrics}
@@ -88,7 +90,7 @@ class CheckpointStore:
         if waiting := sum(number > last for number in waiting_runs(self.folder)):
             warnings.warn(f"{waiting} recorded runs are not in {self.folder} yet{FINISH}", stacklevel=2)
 
-    def _manifest(self, path: Path) -> dict[str, Any]:
+    def _manifest(self, path: Path) -> Manifest:
         if not path.is_file() and self.header.source.get("kind") == RECORDED:
             raise StoreError(f"{path} is missing: no run is finished, or the recording was killed{FINISH}")
         if not path.is_file():
@@ -96,11 +98,9 @@ class CheckpointStore:
                 f"{path} is missing: the harvest is unfinished ({self.header.num_shards} shards are wanted); "
                 "run the same gpt-harvest command again, it continues where it stopped"
             )
-        manifest: dict[str, Any] = read_json(path)
-        if not isinstance(manifest, dict) or not {"files", "runs", "left_out"} <= set(manifest):
-            raise StoreError(f"{path} must have files, runs and left_out: altered")
-        if set(manifest["files"]) != {path.with_suffix(".safetensors").name, path.with_suffix(".arrow").name}:
-            raise StoreError(f"{path} must list a .safetensors and an .arrow file, got {sorted(manifest['files'])}")
+        manifest = Manifest.read(path)
+        if set(manifest.files) != {path.with_suffix(".safetensors").name, path.with_suffix(".arrow").name}:
+            raise StoreError(f"{path} must list a .safetensors and an .arrow file, got {brief(sorted(manifest.files))}")
         return manifest
 
     def check_task(self, task: Task) -> None:
@@ -184,22 +184,40 @@ def is_finished(folder: Path | str) -> bool:
     return all((folder / f"{shard_name(index)}.json").is_file() for index in shards)
 
 
-def check_file(path: Path, expected: dict[str, Any], *, verify: bool) -> None:
+def check_file(path: Path, expected: ShardFile, *, verify: bool) -> None:
     """Compare a file with what its shard's manifest says."""
     if not path.is_file():
         raise StoreError(f"{path} is missing")
-    if path.stat().st_size != expected["bytes"]:
+    if path.stat().st_size != expected.bytes:
         raise StoreError(
-            f"{path} must have {expected['bytes']} bytes, got {path.stat().st_size}: truncated or altered{REPAIR}"
+            f"{path} must have {expected.bytes} bytes, got {path.stat().st_size}: truncated or altered{REPAIR}"
         )
-    if verify and fingerprint(path)["sha256"] != expected["sha256"]:
+    if verify and fingerprint(path)["sha256"] != expected.sha256:
         raise StoreError(f"{path} does not have the checksum it was written with: altered or damaged{REPAIR}")
 
 
-def check_records(path: Path, records: list[RunRecord], table: pa.Table) -> None:
-    """Compare the runs of a manifest, which has no checksum of its own, with the rows of its table."""
-    counts = [r.num_checkpoints for r in records]
-    firsts = np.cumsum([0, *counts])[:-1]
-    runs = np.repeat(np.array([r.run for r in records], dtype=np.int64), counts)
-    if [r.first_row for r in records] != firsts.tolist() or not np.array_equal(runs, table[RUN].to_numpy()):
-        raise StoreError(f"{path} lists runs that do not fit the rows of {path.with_suffix('.arrow').name}: altered")
+def count_rows(path: Path, header: DatasetHeader) -> int:
+    """Rows of a shard's arrays, from the header of their file, where these are vectors of the dataset's networks."""
+    try:
+        entries = read_tensor_entries(path)
+    except ValueError as error:
+        raise StoreError(str(error)) from error
+    if PARAMS not in entries:
+        raise StoreError(f"{path} has no array {PARAMS!r}; it has {brief(sorted(entries))}")
+    wanted, entry = {"float16": "F16", "float32": "F32"}[header.dtype], entries[PARAMS]
+    if entry.dtype != wanted or len(entry.shape) != 2 or entry.shape[1] != header.layout.num_params:
+        raise StoreError(
+            f"{path}: {PARAMS} must be rows of {header.layout.num_params} {wanted}, as {HEADER_FILE} says, got shape "
+            f"{brief(entry.shape)} of {entry.dtype}"
+        )
+    for name, other in entries.items():
+        if other.shape[:1] != entry.shape[:1]:
+            raise StoreError(f"{path}: array {brief(name)} must have {entry.shape[0]} rows, got {brief(other.shape)}")
+    return entry.shape[0]
+
+
+def check_unique(folder: Path, runs: list[RunRecord], left_out: dict[int, str]) -> None:
+    """Refuse a run that is in two shards."""
+    numbers = [record.run for record in runs]
+    if len(set(numbers)) < len(numbers) or set(numbers) & set(left_out):
+        raise StoreError(f"{folder} has a run in two of its shards: altered")

@@ -11,7 +11,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from checkpoints_dataset.folder_lock import LOCK_FILE
 from checkpoints_dataset.format import (
     HEADER_FILE,
     OWN_FILES,
@@ -25,6 +24,7 @@ from checkpoints_dataset.format import (
 )
 from g_pt.files.atomic import atomic_path, is_leftover, read_json, write_json
 from g_pt.files.atomic import fingerprint as fingerprint
+from g_pt.files.folder_lock import LOCK_FILE
 from g_pt.files.tensor import write_tensors
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import DatasetHeader, RunRecord
 from checkpoints_dataset.lmdb.names import NO_EPOCH, CheckpointPlace, our_metric, place_of, steps_of
 from checkpoints_dataset.lmdb.runs import BrokenRunError, LmdbRuns, RunListing
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
+from g_pt.files.folder_lock import folder_lock
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.reference.released import ReferenceData, find_data
 from g_pt.tasks.base import Task
@@ -95,7 +95,7 @@ def import_runs(
         ValueError: no run can be read, the task does not fit, or `out` holds something else.
     """
     options = options or ImportOptions()
-    with folder_lock(out), LmdbRuns(source) as runs:
+    with folder_lock(out, "import"), LmdbRuns(source) as runs:
         plan = make_plan(runs, options, task)
         writer = DatasetWriter(out, plan.header)
         for index in range(plan.header.num_shards):

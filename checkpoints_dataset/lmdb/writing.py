@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from checkpoints_dataset.folder_lock import folder_lock
 from checkpoints_dataset.format import RunRecord
 from checkpoints_dataset.lmdb.names import THEIR_NAMES
 from checkpoints_dataset.lmdb.reading import reference_keys
 from checkpoints_dataset.lmdb.runs import ARCHITECTURE, DONE, RUNS, import_lmdb
 from checkpoints_dataset.store import CheckpointStore
+from g_pt.files.folder_lock import folder_lock
 
 UNFINISHED = ".unfinished-"
 PAGE = 4096
@@ -34,7 +34,7 @@ def export_runs(
         ValueError: `out` holds another run under a name, or `lmdb` is not installed.
     """
     lmdb, written = import_lmdb(), 0
-    with folder_lock(out):
+    with folder_lock(out, "export"):
         for leftover in Path(out).glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover)  # ours: from an export that was interrupted
         for record in store.runs:

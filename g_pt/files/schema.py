@@ -36,6 +36,11 @@ class Between:
     high: float = math.inf
 
 
+@dataclass(frozen=True)
+class OneLine:
+    """A string without line breaks and other control characters."""
+
+
 Whole = Annotated[int, Between(0, 2**63 - 1)]
 Count = Annotated[int, Between(1, 2**63 - 1)]
 Positive = Annotated[float, Between(1e-30)]
@@ -136,9 +141,13 @@ def read_list(kind: Any, value: Any, where: str) -> Any:
 
 
 def check_range(limit: Any, value: Any, where: str) -> None:
-    """Refuse a number out of its range, or a string, list or table of such a length."""
+    """Refuse a number out of its range, a string, list or table of such a length, or control characters."""
+    if isinstance(limit, OneLine) and CONTROL.search(value):
+        raise ValueError(f"{where} must have no control characters, got {brief(value)}")
+    if not isinstance(limit, Between):
+        return
     number = value if isinstance(value, int | float) else len(value)
-    if isinstance(limit, Between) and not limit.low <= number <= limit.high:
+    if not limit.low <= number <= limit.high:
         ends = f"{limit.low:g} or more" if limit.high >= 2**63 - 1 else f"{limit.low:g} to {limit.high:g}"
         if number is value:
             raise ValueError(f"{where} must be {ends}, got {brief(value)}")

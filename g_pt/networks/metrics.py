@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -47,8 +46,8 @@ class Metric:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"metric scale must be a positive number, got {self.scale}")
+        if not 1e-30 <= self.scale <= 1e30:
+            raise ValueError(f"metric scale must be a positive number, 1e-30 to 1e30, got {self.scale}")
         if self.transform not in TRANSFORMS:
             raise ValueError(f"metric transform must be one of {sorted(TRANSFORMS)}, got {self.transform!r}")
 

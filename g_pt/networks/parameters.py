@@ -8,13 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from g_pt.files.schema import brief, one_line
+from g_pt.files.schema import Between, brief, one_line, read_value
 
+MAX_PARAMS = 2**40
+# as JSON has them: [[name, [size, ...]], ...]
+TENSORS = Annotated[
+    list[
+        tuple[Annotated[str, Between(1, 1000)], Annotated[list[Annotated[int, Between(1, MAX_PARAMS)]], Between(0, 64)]]
+    ],
+    Between(1, 1_000_000),
+]
 MOST_NAMED = 16  # tensors in a message
 
 
@@ -133,9 +141,17 @@ class ParameterLayout:
         return [[name, list(shape)] for name, shape in zip(self.names, self.shapes, strict=True)]
 
     @classmethod
-    def from_json(cls, entries: list[list[Any]]) -> ParameterLayout:
-        """Inverse of `to_json`."""
-        return cls(tuple(str(n) for n, _ in entries), tuple(tuple(int(s) for s in shape) for _, shape in entries))
+    def from_json(cls, entries: Any) -> ParameterLayout:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: a name is no string, a size no whole number from 1, or there are too many.
+        """
+        tensors = read_value(TENSORS, entries, "tensors")
+        layout = cls(tuple(name for name, _ in tensors), tuple(tuple(shape) for _, shape in tensors))
+        if layout.num_params > MAX_PARAMS:
+            raise ValueError(f"a network must have at most {MAX_PARAMS} parameters, got {brief(layout.num_params)}")
+        return layout
 
 
 def listed(names: list[str]) -> str:

@@ -10,7 +10,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +20,9 @@ import torch
 from accelerate import Accelerator
 
 from g_pt.files.atomic import fingerprint, read_json, write_json
+from g_pt.files.folder_lock import folder_lock
 from g_pt.files.schema import brief
-from g_pt.model.model_folders import CLASSES, INDEX_FILE, REPORT_FILE, SHIM, WEIGHTS
+from g_pt.model.model_folders import CLASSES, INDEX_FILE, PIPELINE_CLASS, REPORT_FILE, SHIM, WEIGHTS
 from g_pt.runtime.processes import Team
 from g_pt.training.accelerators import is_sharded
 from g_pt.training.config import TrainConfig
@@ -30,6 +32,7 @@ from g_pt.training.log import LOG_FILE
 CONFIG_FILE = "train_config.json"
 FILES_FILE = "files.json"
 DAMAGED = ".damaged"
+CARD_FILE = "README.md"
 PART_FILE = re.compile(rf"(scheduler_)?config\.json|{WEIGHTS.pattern}(\.index\.json)?|{SHIM}\.py")
 
 
@@ -177,6 +180,27 @@ def damage_of(folder: Path) -> str | None:
     return None
 
 
+@contextmanager
+def training_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Let no other training write to a folder until the block ends; the first process holds the lock for all.
+
+    The lock is of the process that trains: where only its launcher was killed, the folder stays locked.
+
+    Raises:
+        FolderBusyError: another training is writing there; in every process.
+    """
+    team, error = Team(accelerator.process_index, accelerator.num_processes), None
+    with ExitStack() as stack:
+        if team.is_first:
+            try:
+                stack.enter_context(folder_lock(folder, "training"))
+            except (ValueError, OSError) as problem:
+                error = problem
+        if (error := team.from_first(error)) is not None:
+            raise error
+        yield
+
+
 def check_output(config: TrainConfig, *, resume: bool) -> None:
     """Refuse to start over an earlier run, and to resume where there is none."""
     has_run = (config.output / CONFIG_FILE).is_file()
@@ -195,7 +219,7 @@ def check_replaceable(folder: Path) -> None:
         raise FileExistsError(f"the pipeline needs a folder of its own, got {str(folder)!r}")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if not (folder / INDEX_FILE).is_file():
+    if not is_pipeline(folder):
         raise FileExistsError(f"{folder} is neither empty nor a saved pipeline: it will not be replaced; name another")
     others = [path for path in sorted(folder.rglob("*")) if not is_of_pipeline(path.relative_to(folder).as_posix())]
     if others:
@@ -205,11 +229,20 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
+def is_pipeline(folder: Path) -> bool:
+    """Whether the folder's index is that of one of our pipelines."""
+    try:
+        index = read_json(folder / INDEX_FILE)
+    except (OSError, ValueError):
+        return False
+    return isinstance(index, dict) and index.get("_class_name") in (PIPELINE_CLASS, [SHIM, PIPELINE_CLASS])
+
+
 def is_of_pipeline(name: str) -> bool:
     """Whether a path in a pipeline's folder is one that saving, uploading or evaluating a pipeline writes."""
     part, slash, file = name.partition("/")
     if not slash:
-        return name in (*CLASSES, INDEX_FILE, REPORT_FILE, f"{SHIM}.py", "README.md")
+        return name in (*CLASSES, INDEX_FILE, REPORT_FILE, f"{SHIM}.py", CARD_FILE)
     return part in CLASSES and (PART_FILE.fullmatch(file) is not None or file == "__pycache__")
 
 

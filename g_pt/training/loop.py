@@ -6,6 +6,7 @@ B = pairs of this process, P = parameters per network.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,14 @@ from g_pt.runtime.processes import Team
 from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
 from g_pt.training.accelerators import accelerator_of, is_sharded, prepared, use_cpu_threads
-from g_pt.training.checkpoints import Saved, TrainingCheckpoints, check_replaceable
+from g_pt.training.checkpoints import (
+    CARD_FILE,
+    Saved,
+    TrainingCheckpoints,
+    check_output,
+    check_replaceable,
+    training_lock,
+)
 from g_pt.training.config import OptimizerConfig, TrainConfig
 from g_pt.training.early_stopping import Stage, WeightChoice
 from g_pt.training.ema import AveragedWeights
@@ -101,7 +109,26 @@ def train_stage(
     stage: Stage = "diffusion",
     resume: bool,
 ) -> ParameterUpdatePipeline:
-    """Minimise a loss from the pipeline's weights on, with `config.optimizer`; save and return the pipeline."""
+    """Minimise a loss from the pipeline's weights on, with `config.optimizer`; save and return the pipeline.
+
+    Raises:
+        FolderBusyError: another training is writing to the output folder.
+    """
+    check_output(config, resume=resume)  # before the lock makes the folder
+    with training_lock(config.output, accelerator):
+        return minimise(config, pipeline, loss_of, probe, accelerator, stage, resume)
+
+
+def minimise(
+    config: TrainConfig,
+    pipeline: ParameterUpdatePipeline,
+    loss_of: Loss,
+    probe: PromptProbe,
+    accelerator: Accelerator,
+    stage: Stage,
+    resume: bool,
+) -> ParameterUpdatePipeline:
+    """The steps of `train_stage`, by the only writer of the output folder."""
     options, model = config.optimizer, pipeline.transformer
     check_replaceable(config.pipeline_folder)
     use_cpu_threads(options.cpu_threads, accelerator.device)
@@ -205,6 +232,8 @@ def save_whole(pipeline: ParameterUpdatePipeline, folder: Path) -> None:
     """Save a pipeline under a temporary name, then rename: a folder never mixes two models."""
     with atomic_folder(folder, check_replaceable) as temporary:
         pipeline.save_pretrained(temporary)
+        if (folder / CARD_FILE).is_file():  # a user may have written it
+            shutil.copy2(folder / CARD_FILE, temporary / CARD_FILE)
 
 
 def learning_rate(step: int, options: OptimizerConfig) -> float:

@@ -73,8 +73,8 @@ def test_opening_reads_no_parameters_and_reading_changes_no_file():
 def test_opening_without_checksums_needs_no_byte_of_the_parameters(tmp_path):
     folder = copied_harvest(tmp_path)
     path = folder / "shard-00000.safetensors"
-    size = path.stat().st_size
-    path.write_bytes(b"")
+    size, content = path.stat().st_size, path.read_bytes()
+    path.write_bytes(content[: 8 + int.from_bytes(content[:8], "little")])  # the header, which says how many rows
     with open(path, "r+b") as file:
         file.truncate(size)  # a hole of the right size
     assert len(CheckpointStore(folder, verify=False)) == 200
@@ -175,22 +175,3 @@ def test_a_store_of_which_all_runs_were_left_out_says_so_wherever_runs_are_wante
     ):
         with pytest.raises(StoreError, match=message):
             use()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda manifest: manifest["files"]["shard-00000.arrow"].pop("bytes"),
-        lambda manifest: manifest["runs"][0].pop("first_row"),
-        lambda manifest: manifest["runs"][0].update(surplus=1),
-        lambda manifest: manifest.update(left_out=[]),
-    ],
-)
-def test_a_manifest_with_wrong_entries_is_named(tmp_path, change):
-    write_synthetic(tmp_path)
-    file = tmp_path / "shard-00000.json"
-    manifest = json.loads(file.read_text())
-    change(manifest)
-    file.write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match=r"shard-00000\.json lacks or has a wrong entry"):
-        CheckpointStore(tmp_path)

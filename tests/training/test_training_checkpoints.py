@@ -5,6 +5,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from g_pt.files.atomic import write_json
 from g_pt.training.checkpoints import TrainingCheckpoints, check_replaceable, check_resumable, jsonable
 from g_pt.training.config import OptimizerConfig, ProgressConfig, TrainConfig
 
@@ -132,14 +133,43 @@ def test_an_earlier_run_is_not_overwritten(prepared, tmp_path, left):
         prepared[0].start(resume=False)
 
 
+def saved_pipeline(folder):
+    """What saving and uploading a pipeline leaves in a folder, as far as names go."""
+    names = ["config.json", "diffusion_pytorch_model.safetensors", "g_pt_class.py"]
+    names = [f"{part}/{name}" for part in ("transformer", "normalizer") for name in names]
+    for name in (*names, "scheduler/scheduler_config.json", "g_pt_class.py", "README.md"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    write_json(folder / "model_index.json", {"_class_name": "ParameterUpdatePipeline"})
+    return folder
+
+
 def test_only_pipelines_and_empty_folders_are_replaced(tmp_path):
     check_replaceable(tmp_path / "new")
     check_replaceable(tmp_path)
-    (tmp_path / "model_index.json").touch()
-    check_replaceable(tmp_path)
+    check_replaceable(saved_pipeline(tmp_path / "model"))
+    write_json(tmp_path / "model" / "model_index.json", {"_class_name": ["g_pt_class", "ParameterUpdatePipeline"]})
+    check_replaceable(tmp_path / "model")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    for wrong in (tmp_path / "mine", tmp_path / "model_index.json", type(tmp_path)(".")):
+    for wrong in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex", type(tmp_path)(".")):
         with pytest.raises(FileExistsError):
             check_replaceable(wrong)
     assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "figures/a.png", "transformer/notes.txt", "transformer/old/config.json"])
+def test_a_pipeline_with_files_of_the_user_is_not_replaced(tmp_path, name):
+    file = saved_pipeline(tmp_path / "model") / name
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    top = name.split("/")[0] if name.startswith("figures") else name.removesuffix("/config.json")
+    with pytest.raises(FileExistsError, match=f"holds '{top}', which is no part of a saved pipeline"):
+        check_replaceable(tmp_path / "model")
+
+
+@pytest.mark.parametrize("index", ['{"_class_name": "StableDiffusionPipeline"}', "", "[]", "{}"])
+def test_a_pipeline_of_something_else_is_not_replaced(tmp_path, index):
+    (saved_pipeline(tmp_path / "model") / "model_index.json").write_text(index)
+    with pytest.raises(FileExistsError, match="neither empty nor a saved pipeline"):
+        check_replaceable(tmp_path / "model")

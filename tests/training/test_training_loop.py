@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tiny_training import replace, tiny_config, tiny_store, train, weights
 from checkpoints_dataset.facts import fit_normalizer
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
+from g_pt.files.folder_lock import FolderBusyError, folder_lock
 from g_pt.model.diffusion import diffusion_loss
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.tasks import get_task
@@ -181,13 +183,36 @@ def test_the_returned_pipeline_samples_like_the_saved_one_after_bf16_training(
 
 def test_a_pipeline_folder_is_replaced_whole(store: CheckpointStore, uninterrupted: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(tmp_path / "out", num_steps=2), pipeline=tmp_path / "bundled")
-    (tmp_path / "bundled").mkdir()
-    (tmp_path / "bundled" / "model_index.json").touch()
-    (tmp_path / "bundled" / "of_an_older_model.json").touch()
+    shutil.copytree(tiny_config(uninterrupted).pipeline_folder, tmp_path / "bundled")
+    (tmp_path / "bundled" / "README.md").write_text("a card")
+    older = tmp_path / "bundled" / "transformer" / "diffusion_pytorch_model-of-an-older-model.safetensors"
+    older.touch()
+    (tmp_path / "bundled.tmp").mkdir()
+    (tmp_path / "bundled.tmp" / "thesis.tex").touch()
     train(config, store)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundled", "out"]
-    assert not (tmp_path / "bundled" / "of_an_older_model.json").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundled", "bundled.tmp", "out"]
+    assert not older.exists()
+    assert (tmp_path / "bundled" / "README.md").read_text() == "a card"
+    assert (tmp_path / "bundled.tmp" / "thesis.tex").exists()
     assert ParameterUpdatePipeline.from_pretrained(tmp_path / "bundled").config.task == "digits"
+    weights = tmp_path / "bundled" / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_mode & 0o777 == (tmp_path / "bundled" / "model_index.json").stat().st_mode & 0o777
+
+
+def test_a_second_training_into_the_folder_is_refused(store: CheckpointStore, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "out", num_steps=2)
+    with folder_lock(config.output, "training"), pytest.raises(FolderBusyError, match="another training is writing to"):
+        train(config, store)
+    assert not any(config.output.iterdir())
+    train(config, store)
+    before = (config.output / "log.jsonl").read_bytes()
+    with folder_lock(config.output, "training"), pytest.raises(FolderBusyError, match="another training is writing to"):
+        train(config, store, resume=True)
+    assert (config.output / "log.jsonl").read_bytes() == before
+    train(config, store, resume=True)
+    with pytest.raises(FileNotFoundError, match="holds no run to resume"):
+        train(tiny_config(tmp_path / "none", num_steps=2), store, resume=True)
+    assert not (tmp_path / "none").exists()
 
 
 def test_resuming_on_other_data_is_refused(store: CheckpointStore, uninterrupted: Path, tmp_path: Path) -> None:

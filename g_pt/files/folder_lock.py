@@ -1,4 +1,8 @@
-"""One writer per folder: a lock of the operating system, which ends with the process that holds it."""
+"""One writer per folder: a lock of the operating system, which ends with the process that holds it.
+
+The package `filelock` locks on Windows. Elsewhere it would leave its file in every dataset and model folder, and
+where a file system has no locks it takes a file for a lock, which a kill leaves locked: there we lock ourselves.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from checkpoints_dataset.format import StoreError
+from filelock import FileLock, Timeout
 
 try:
     import fcntl
-except ImportError:  # Windows: folders are not locked there
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK_FILE = ".writing.lock"
 
 
+class FolderBusyError(ValueError):
+    """Another process, or another lock of this one, is writing to a folder."""
+
+
 @contextmanager
-def folder_lock(folder: Path | str) -> Iterator[None]:
+def folder_lock(folder: Path | str, writer: str = "harvest") -> Iterator[None]:
     """Be the only writer of a folder, which is made where it does not exist, until the block ends.
 
     The lock is on a file in the folder. The file is removed at the end; after a kill it stays and locks nothing.
 
+    Args:
+        folder: to be written to.
+        writer: what is writing, for the message to others.
+
     Raises:
-        StoreError: another process, or another lock of this one, is writing there.
+        FolderBusyError: another process, or another lock of this one, is writing there.
     """
     path = Path(folder) / LOCK_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = locked_file(path)
+    busy = f"another {writer} is writing to {path.parent}; wait until it ends, or name another folder"
+    if fcntl is None:
+        with library_lock(path, busy):
+            yield
+        return
+    file = locked_file(path, busy)
     try:
         yield
     finally:
@@ -37,10 +54,26 @@ def folder_lock(folder: Path | str) -> Iterator[None]:
             os.close(file)
 
 
-def locked_file(path: Path) -> int | None:
+@contextmanager
+def library_lock(path: Path, busy: str) -> Iterator[None]:
+    """The lock of the package `filelock`, whose file is removed at the end."""
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FolderBusyError(busy) from error
+    except OSError:  # read-only or full: the first write, if there is one, says so better
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+        path.unlink(missing_ok=True)
+
+
+def locked_file(path: Path, busy: str) -> int | None:
     """Descriptor of the locked file, or None where there are no locks or no file can be made."""
-    if fcntl is None:
-        return None
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -50,9 +83,7 @@ def locked_file(path: Path) -> int | None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(file)
-            raise StoreError(
-                f"another harvest is writing to {path.parent}; wait until it ends, or name another folder"
-            ) from error
+            raise FolderBusyError(busy) from error
         except OSError:  # a file system without locks
             os.close(file)
             return None

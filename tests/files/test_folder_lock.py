@@ -10,9 +10,8 @@ import sys
 import pytest
 from dataset_fixtures import SMALL, environment, file_hashes, finished_harvest, run_command
 
-from checkpoints_dataset.folder_lock import LOCK_FILE, folder_lock, is_file_at
-from checkpoints_dataset.format import StoreError
 from checkpoints_dataset.harvest import harvest
+from g_pt.files.folder_lock import LOCK_FILE, FolderBusyError, folder_lock, is_file_at
 
 pytest.importorskip("fcntl", reason="folders are not locked on this platform")
 BUSY = "another harvest is writing to .*; wait until it ends, or name another folder"
@@ -22,7 +21,7 @@ BUSY = "another harvest is writing to .*; wait until it ends, or name another fo
 def holder(tmp_path):
     """A process that holds the lock of a folder until it is killed."""
     program = (
-        "import sys, time\nfrom checkpoints_dataset.folder_lock import folder_lock\n"
+        "import sys, time\nfrom g_pt.files.folder_lock import folder_lock\n"
         "with folder_lock(sys.argv[1]): print('locked', flush=True); time.sleep(100)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "data")]
@@ -34,7 +33,7 @@ def holder(tmp_path):
 
 def test_a_second_harvest_is_refused_while_the_first_lives_and_works_when_it_is_dead(tmp_path, holder):
     folder = tmp_path / "data"
-    with pytest.raises(StoreError, match=BUSY):
+    with pytest.raises(FolderBusyError, match=BUSY):
         harvest(SMALL, folder)
     refused = run_command("--num-runs", "4", "--out", str(folder))
     assert refused.returncode == 1
@@ -50,7 +49,7 @@ def test_a_folder_is_locked_while_a_harvest_is_at_work(tmp_path):
     refused = []
 
     def second_harvest(_):
-        with pytest.raises(StoreError, match=BUSY):
+        with pytest.raises(FolderBusyError, match=BUSY):
             harvest(SMALL, tmp_path)
         refused.append(True)
 
@@ -62,7 +61,7 @@ def test_a_folder_is_locked_while_a_harvest_is_at_work(tmp_path):
 def test_the_lock_ends_with_the_block_also_after_an_error_and_holds_for_one_folder_only(tmp_path):
     with pytest.raises(KeyboardInterrupt), folder_lock(tmp_path / "a"):
         raise KeyboardInterrupt
-    with folder_lock(tmp_path / "a"), folder_lock(tmp_path / "b"), pytest.raises(StoreError, match=BUSY):
+    with folder_lock(tmp_path / "a"), folder_lock(tmp_path / "b"), pytest.raises(FolderBusyError, match=BUSY):
         folder_lock(tmp_path / "a").__enter__()
     assert not list(tmp_path.glob("*/*"))
 
@@ -84,5 +83,16 @@ def test_where_no_file_can_be_made_a_finished_dataset_still_opens(tmp_path, monk
     def read_only(*arguments):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("checkpoints_dataset.folder_lock.os.open", read_only)
+    monkeypatch.setattr("g_pt.files.folder_lock.os.open", read_only)
     assert harvest(SMALL, tmp_path) == {}
+
+
+def test_where_the_system_has_no_such_locks_the_library_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr("g_pt.files.folder_lock.fcntl", None)  # as on Windows
+    for _ in range(2):
+        with folder_lock(tmp_path), pytest.raises(FolderBusyError, match="another training is writing to"):
+            folder_lock(tmp_path, "training").__enter__()
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt), folder_lock(tmp_path):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
