@@ -32,10 +32,12 @@ Made by `python docs/build_reference.py` from the code; change that, not this pa
 - `--json`: one JSON object on standard output, everything else on standard error (`gpt-evaluate --json FILE`
   writes a file).
 - Exit codes: 0 done, 1 could not be done (one line on standard error says why), 2 wrong flags or settings,
-  130 interrupted. The traceback of an unexpected error is kept in a file that the line names; `G_PT_TRACEBACK=1` shows it.
+  130 interrupted. The traceback of an unexpected error is kept in a file that the line names;
+  `G_PT_TRACEBACK=1` shows it.
 - `NO_COLOR=1` turns colours off; progress bars are drawn on a terminal only.
-- Completion in the shell: put what `--tyro-print-completion bash` (or `zsh`, `fish`) prints where your shell
-  looks for it; for bash `gpt-sample --tyro-print-completion bash > ~/.local/share/bash-completion/completions/gpt-sample`.
+- Completion in the shell: put what `--tyro-print-completion bash` (or `zsh`, `fish`) prints where your shell looks
+  for it; for bash
+  `gpt-sample --tyro-print-completion bash > ~/.local/share/bash-completion/completions/gpt-sample`.
 """
 
 
