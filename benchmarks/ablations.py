@@ -36,7 +36,8 @@ from g_pt.files.yaml_files import read_yaml
 from g_pt.model.normalization import NormalizationMode, ParameterNormalizer
 from g_pt.model.pairs import CheckpointPairs
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
+from g_pt.model.prompting import measure_updates, update_networks
+from g_pt.networks.training_facts import TrainingFacts
 from g_pt.tasks import get_task
 from g_pt.tasks.base import Task
 from g_pt.training.config import ProgressConfig, TrainConfig
@@ -188,7 +189,7 @@ def pair_sampler(config: TrainConfig, store: CheckpointStore) -> PairSampler:
 @cache
 def scale_and_facts(
     store: CheckpointStore, task: str, metric: str, normalization: NormalizationMode, max_runs: int | None
-) -> tuple[ParameterNormalizer, dict[str, Any]]:
+) -> tuple[ParameterNormalizer, TrainingFacts]:
     """What trainings on the same data share; reading it takes longer than a trial."""
     facts = training_facts(store, get_task(task), metric, max_runs=max_runs)
     return fit_normalizer(store, normalization, max_runs=max_runs), facts
@@ -201,8 +202,7 @@ def measure(
     task: Task = pipeline.task
     starts = task.init(256, torch.Generator().manual_seed(12345))
     starts = in_canonical_order(task, starts) if canonical else starts
-    best_loss, init_loss = pipeline.config.training["attainable_range"]
-    prompts = prompt_grid(best_loss, init_loss, 10)
+    prompts = pipeline.facts.prompts(10)
     generator = torch.Generator().manual_seed(0)
     updated = update_networks(pipeline, starts, prompts, num_inference_steps=num_steps, generator=generator)
     achieved = measure_updates(task, updated, "validation")

@@ -199,7 +199,7 @@ def novelty(pipeline: ParameterUpdatePipeline, store: CheckpointStore) -> float:
 
 def best_prompt(pipeline: ParameterUpdatePipeline) -> float:
     """The mean best metric of the training runs."""
-    return float(pipeline.config.training["attainable_range"][0])
+    return pipeline.facts.attainable()[0]
 
 
 def diversity_cells(pipeline: ParameterUpdatePipeline, num_steps: int | None = None) -> dict[str, str]:

@@ -114,9 +114,9 @@ def result(name: str, program: Preset, minutes: float, store: CheckpointStore, o
             "denoising_steps": int(read_json(config.output / "train_config.json")["optimizer"]["num_steps"]),
         }
         everything = scale_and_facts(store, config.task, config.metric, config.pairs.normalization, ALL_RUNS)[1]
-        found["denoised"] = measure(pipeline, STAGES["denoised"], everything["attainable_range"])
+        found["denoised"] = measure(pipeline, STAGES["denoised"], everything.attainable())
         pipeline, found["alignment_steps"] = second_stage(config, pipeline, store, (1 - DENOISING_SHARE) * minutes)
-        found["aligned"] = measure(pipeline, STAGES["aligned"], everything["attainable_range"])
+        found["aligned"] = measure(pipeline, STAGES["aligned"], everything.attainable())
         write_json(file, {**found, "minutes": (time.perf_counter() - started) / 60})
     kept: dict[str, Any] = read_json(file)
     return kept

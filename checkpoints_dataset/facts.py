@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from checkpoints_dataset.format import RunRecord
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.model.normalization import NormalizationMode, ParameterNormalizer
+from g_pt.networks.metrics import Metric
+from g_pt.networks.training_facts import DatasetFacts, TrainedRuns, TrainingFacts
 from g_pt.tasks.base import Task
 
 STATISTICS_ROWS = 25_000  # as many as the reference estimates its scale from
@@ -27,31 +30,43 @@ def fit_normalizer(
 
 def training_facts(
     store: CheckpointStore, task: Task, metric_name: str, *, max_runs: int | None = None
-) -> dict[str, Any]:
+) -> TrainingFacts:
     """What a pipeline keeps about its training data: the first `max_runs` runs of the train split.
 
-    Returns:
-        `prompt_range`: lowest and highest metric of any checkpoint of these runs.
-        `attainable_range`: mean over these runs of the best metric and of the first, best first.
-        `trained_runs`: mean test-split metrics of the last checkpoints of the test runs, and their number.
-        `dataset`: number of these runs and of their checkpoints, and how they were made.
+    The runs of the test split are measured on the test split of the data.
     """
-    metric = task.metric(metric_name)
-    test_runs = store.some_runs_of("test")
-    values = store.metrics[metric_name]
-    runs = store.some_runs_of("train")[:max_runs]
-    bests = [metric.best(torch.from_numpy(values[rows_of([run])])).item() for run in runs]
-    rows = rows_of(runs)
+    num_runs = len(store.some_runs_of("test"))
     finals = task.evaluate(store.params(store.final_rows("test")), "test")
-    return {
-        "prompt_range": [float(values[rows].min()), float(values[rows].max())],
-        "attainable_range": [float(np.mean(bests)), float(np.mean([values[r.first_row] for r in runs]))],
-        "trained_runs": {
-            "num_runs": len(test_runs),
-            **{f"test_{name}": {"mean": v.mean().item()} for name, v in finals.items()},
-        },
-        "dataset": {"num_runs": len(runs), "num_checkpoints": len(rows), "source": store.header.source},
-    }
+    trained = TrainedRuns({f"test_{name}": values.mean().item() for name, values in finals.items()}, num_runs)
+    return replace(stored_ranges(store, task.metric(metric_name), max_runs), trained_runs=trained)
+
+
+def stored_facts(store: CheckpointStore, metric: Metric) -> TrainingFacts:
+    """The same without a task: the quality of the test runs is what was stored with them.
+
+    Raises:
+        ValueError: the dataset has no such metric.
+    """
+    if metric.name not in store.metrics:
+        raise ValueError(f"{store.folder} has no metric {metric.name!r}; it has {sorted(store.metrics)}")
+    finals = store.final_rows("test")
+    if not len(finals):
+        finals = store.final_rows("train")
+    names = [name for name in store.metrics if not name.startswith("train_")]
+    means = {f"test_{name}": float(store.metrics[name][finals].mean()) for name in names}
+    return replace(stored_ranges(store, metric), trained_runs=TrainedRuns(means, len(finals)))
+
+
+def stored_ranges(store: CheckpointStore, metric: Metric, max_runs: int | None = None) -> TrainingFacts:
+    """Ranges of a metric over the first runs of the train split, their number, and how they were made."""
+    runs, values = store.some_runs_of("train")[:max_runs], store.metrics[metric.name]
+    rows = rows_of(runs)
+    bests = [metric.best(torch.from_numpy(values[rows_of([run])])).item() for run in runs]
+    return TrainingFacts(
+        prompt_range=(float(values[rows].min()), float(values[rows].max())),
+        attainable_range=(float(np.mean(bests)), float(np.mean([values[run.first_row] for run in runs]))),
+        dataset=DatasetFacts(len(runs), len(rows), store.header.source),
+    )
 
 
 def rows_of(runs: list[RunRecord]) -> np.ndarray[Any, Any]:

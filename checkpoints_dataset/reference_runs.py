@@ -12,10 +12,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +26,8 @@ from checkpoints_dataset.harvest import harvest
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.evaluation.runs import ReferenceRuns, RunSet
 from g_pt.files.config import merge
-from g_pt.tasks import get_task
+from g_pt.networks.training_facts import TrainingFacts
+from g_pt.tasks import registered_task
 from g_pt.tasks.base import Split, TrainableTask
 
 CACHE_VARIABLE = "G_PT_CACHE"
@@ -103,7 +102,7 @@ def run_set(
 
 
 def reference_store(
-    facts: Mapping[str, Any], folder: Path | None = None, *, num_held_out: int = NUM_HELD_OUT
+    facts: TrainingFacts, folder: Path | None = None, *, num_held_out: int = NUM_HELD_OUT
 ) -> CheckpointStore:
     """Harvest the training runs of a model again, or reuse what was harvested before.
 
@@ -112,7 +111,7 @@ def reference_store(
     runs part from the originals as they go on, which `same_runs` finds out.
 
     Args:
-        facts: `pipeline.config.training`.
+        facts: `pipeline.facts`.
         folder: where datasets are kept; $G_PT_CACHE or ~/.cache/g_pt where not given.
         num_held_out: test runs that are wanted; fewer where the original had fewer.
 
@@ -121,7 +120,7 @@ def reference_store(
             part of the data.
     """
     settings = harvest_settings(facts)
-    num_training = int(facts["dataset"]["num_runs"])
+    num_training = facts.dataset.num_runs or settings.num_runs
     config = settings
     for num_runs in candidate_sizes(settings, num_training, num_held_out):
         config = merge(settings, {"num_runs": num_runs}, "harvest")
@@ -131,16 +130,16 @@ def reference_store(
     return store
 
 
-def harvest_settings(facts: Mapping[str, Any]) -> HarvestConfig:
+def harvest_settings(facts: TrainingFacts) -> HarvestConfig:
     """How the training runs of a model were harvested."""
-    source = dict(facts.get("dataset", {}).get("source", {}))
+    source = dict(facts.dataset.source)
     if source.pop("kind", None) != "harvest":
         raise ValueError(
             "the model does not say how its training runs were harvested, so that they cannot be made again: "
             "give the folder of its dataset"
         )
     subset = source.pop("data", None)
-    task = get_task(source["task"])
+    task = registered_task(source["task"])  # the name is a stranger's: it imports no file
     own = task.data_subset if isinstance(task, TrainableTask) else None
     if subset != own:
         raise ValueError(
@@ -180,12 +179,12 @@ def dataset_folder(config: HarvestConfig, folder: Path | None = None) -> Path:
     return folder / "runs" / f"{config.task.replace('/', '-')}-{config.num_runs}-{digest}"
 
 
-def same_runs(store: CheckpointStore, facts: Mapping[str, Any], metric: str) -> bool:
+def same_runs(store: CheckpointStore, facts: TrainingFacts, metric: str) -> bool:
     """Whether these are the model's training runs, by the range of their metric, which is recorded to the last digit.
 
     Runs that were made again on a machine that rounds otherwise are of the same kind, but not the same: a distance to
     them says nothing about the memory of single runs.
     """
-    runs = store.some_runs_of("train")[: int(facts["dataset"]["num_runs"])]
+    runs = store.some_runs_of("train")[: facts.dataset.num_runs]
     values = store.metrics[metric][rows_of(runs)]
-    return [float(values.min()), float(values.max())] == [float(v) for v in facts["prompt_range"]]
+    return (float(values.min()), float(values.max())) == facts.prompt_range

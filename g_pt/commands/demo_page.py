@@ -144,8 +144,8 @@ def table(outcome: Outcome, name: str, prompt: float) -> str:
 
 def prompt_limits(pipeline: ParameterUpdatePipeline) -> tuple[float, float]:
     """Lowest and highest prompt of the slider: from the runs' best metric to the init's."""
-    values = pipeline.config.training.get("attainable_range") or pipeline.config.training.get("prompt_range", [0.1, 1])
-    return min(values), max(values)
+    low, high = sorted(pipeline.facts.attainable_range or pipeline.facts.prompt_range or (0.1, 1.0))
+    return low, high
 
 
 def slider_range(low: float, high: float) -> tuple[float, float, float]:

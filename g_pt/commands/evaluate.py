@@ -170,10 +170,10 @@ def load_runs(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Refere
     from checkpoints_dataset.reference_runs import reference_runs, reference_store, same_runs
     from checkpoints_dataset.store import CheckpointStore
 
-    training, metric = pipeline.config.training, pipeline.metric.name
+    facts, metric = pipeline.facts, pipeline.metric.name
     try:
         if arguments.dataset is None:
-            store = reference_store(training)
+            store = reference_store(facts)
         else:
             store = CheckpointStore(arguments.dataset, verify=False)
             store.check_task(pipeline.task)
@@ -182,9 +182,9 @@ def load_runs(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Refere
             raise
         print(f"gpt-evaluate: without the training runs: {error}", file=sys.stderr)
         return None
-    if not same_runs(store, training, metric):
+    if not same_runs(store, facts, metric):
         print("gpt-evaluate: these runs are like those of the model's training, but not the same", file=sys.stderr)
-    return reference_runs(store, metric, max_runs=training.get("dataset", {}).get("num_runs"))
+    return reference_runs(store, metric, max_runs=facts.dataset.num_runs)
 
 
 def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], dict[str, float]]:
@@ -231,8 +231,7 @@ def print_section(section: Section, console: Any) -> None:
 
 def lead_of(arguments: Arguments, pipeline: ParameterUpdatePipeline, seconds: float) -> str:
     """First lines of the document."""
-    training = pipeline.config.training
-    runs = training.get("dataset", {}).get("num_runs", "an unknown number of")
+    runs = pipeline.facts.dataset.num_runs or "an unknown number of"
     steps = arguments.num_inference_steps or pipeline.config.num_inference_steps
     return (
         f"One update samples new parameters of a network for a prompted {pipeline.metric.name} in {steps} sampling "

@@ -29,8 +29,6 @@ from g_pt.command_line.terminal import exit_on_error, show_warnings
 from g_pt.commands.import_own import Folder, Recorded, finish_recorded, import_own_folder
 
 if TYPE_CHECKING:
-    from checkpoints_dataset.store import CheckpointStore
-    from g_pt.networks.metrics import Metric
     from g_pt.reference.settings import ReferenceSettings
 
 
@@ -162,10 +160,11 @@ def import_reference(arguments: Reference) -> dict[str, Any]:
     )
     pipeline = imported.pipeline
     if arguments.store is not None:
+        from checkpoints_dataset.facts import stored_facts
         from checkpoints_dataset.store import CheckpointStore
 
         facts = stored_facts(CheckpointStore(arguments.store), pipeline.metric)
-        pipeline.register_to_config(training=facts)
+        pipeline.register_to_config(training=facts.to_json())
     pipeline.save_pretrained(arguments.out)
     for note in imported.notes:
         print(f"gpt-import: note: {note}", file=sys.stderr)
@@ -180,32 +179,6 @@ def import_reference(arguments: Reference) -> dict[str, Any]:
         "task": pipeline.config.task,
         "metric": pipeline.metric.name,
         "notes": list(imported.notes),
-    }
-
-
-def stored_facts(store: CheckpointStore, metric: Metric) -> dict[str, Any]:
-    """Ranges of the metric over the train runs, and its mean at the end of the test runs, as the data set has them."""
-    import numpy as np
-    import torch
-
-    from checkpoints_dataset.facts import rows_of
-
-    if metric.name not in store.metrics:
-        raise ValueError(f"{store.folder} has no metric {metric.name!r}; it has {sorted(store.metrics)}")
-    runs, values = store.some_runs_of("train"), store.metrics[metric.name]
-    bests = [metric.best(torch.from_numpy(values[rows_of([run])])).item() for run in runs]
-    rows, finals = rows_of(runs), store.final_rows("test")
-    if not len(finals):
-        finals = store.final_rows("train")
-    names = [name for name in store.metrics if not name.startswith("train_")]
-    return {
-        "prompt_range": [float(values[rows].min()), float(values[rows].max())],
-        "attainable_range": [float(np.mean(bests)), float(np.mean([values[run.first_row] for run in runs]))],
-        "trained_runs": {
-            "num_runs": len(finals),
-            **{f"test_{name}": {"mean": float(store.metrics[name][finals].mean())} for name in names},
-        },
-        "dataset": {"num_runs": len(runs), "num_checkpoints": len(rows), "source": store.header.source},
     }
 
 

@@ -60,9 +60,8 @@ def run(arguments: Arguments) -> dict[str, str]:
     """Load, make the card, upload; returns what `--json` prints."""
     from g_pt.command_line.terminal import hide_bars_in_pipes
     from g_pt.hub.download import resolve_model
-    from g_pt.hub.model_card import model_card
-    from g_pt.hub.upload import read_report, saved_report
     from g_pt.model.pipeline import ParameterUpdatePipeline
+    from g_pt.report.document import read_report, saved_report
 
     if arguments.repo.count("/") != 1:
         raise ValueError(f"the repository must be named org/name, got {arguments.repo!r}")
@@ -71,7 +70,7 @@ def run(arguments: Arguments) -> dict[str, str]:
     report = saved_report(folder) if arguments.report is None else read_report(arguments.report)
     pipeline = ParameterUpdatePipeline.from_pretrained(folder)
     if arguments.card_only is not None:
-        card = model_card(pipeline, arguments.repo, report=report, license=arguments.license)
+        card = pipeline.model_card(arguments.repo, report=report, license=arguments.license)
         arguments.card_only.write_text(card, encoding="utf-8")
         print(f"written: {arguments.card_only}")
         return {"repo": arguments.repo, "card": str(arguments.card_only)}

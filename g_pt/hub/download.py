@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+INDEX_FILE, REPORT_FILE, CARD_FILE = "model_index.json", "report.json", "README.md"
 BUNDLED = Path(__file__).parent.parent / "bundled"
 # everything a pipeline needs, and nothing that could be executed
 ALLOWED_FILES = [
-    *("model_index.json", "report.json", "README.md", "*/config.json", "scheduler/scheduler_config.json"),
+    *(INDEX_FILE, REPORT_FILE, CARD_FILE, "*/config.json", "scheduler/scheduler_config.json"),
     *("*/*.safetensors", "*/*.safetensors.index.json"),
 ]
 
 
 def bundled_models() -> list[str]:
     """Names of the models inside this package."""
-    return sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{INDEX_FILE}"))
 
 
 def resolve_model(name: Path | str, **hub_options: Any) -> Path:
@@ -35,7 +36,7 @@ def resolve_model(name: Path | str, **hub_options: Any) -> Path:
         return BUNDLED / str(name)
     folder = Path(name)
     if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
+        if not (folder / INDEX_FILE).is_file():
             raise OSError(f"{folder} is a folder without model_index.json: not a saved ParameterUpdatePipeline")
         return folder
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
@@ -49,7 +50,7 @@ def resolve_model(name: Path | str, **hub_options: Any) -> Path:
 def download(repo_id: str, **hub_options: Any) -> Path:
     """Fetch a repository's JSON and safetensors files from the Hub; cached files are not fetched again."""
     folder = download_snapshot(repo_id, ALLOWED_FILES, **hub_options)
-    if not (folder / "model_index.json").is_file():
+    if not (folder / INDEX_FILE).is_file():
         raise OSError(f"repository {repo_id} has no model_index.json: not a ParameterUpdatePipeline")
     return folder
 

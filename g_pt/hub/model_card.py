@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
-if TYPE_CHECKING:
-    from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.networks.metrics import Metric
+from g_pt.networks.parameters import ParameterLayout
+from g_pt.networks.training_facts import TrainingFacts
 
 TAGS = ["diffusers", "g-pt", "weight-space-learning", "learned-optimization"]
 PAPER = "[Peebles et al. 2022](https://arxiv.org/abs/2209.12892)"
 
 
+@dataclass(frozen=True)
+class ModelDescription:
+    """A model in plain values.
+
+    Attributes:
+        task: name of its task; None for networks of the user's own.
+        metric: what is prompted.
+        layout: of the networks that it updates.
+        facts: of its training.
+        network: class of the model.
+        num_weights: of the model.
+        prediction_type: what it predicts.
+        sampler: class of the scheduler.
+        num_inference_steps: default number of sampling steps.
+    """
+
+    task: str | None
+    metric: Metric
+    layout: ParameterLayout
+    facts: TrainingFacts
+    network: str
+    num_weights: int
+    prediction_type: str
+    sampler: str
+    num_inference_steps: int
+
+
 def model_card(
-    pipeline: ParameterUpdatePipeline,
+    model: ModelDescription,
     repo_id: str,
     *,
     report: dict[str, Any] | None = None,
@@ -21,7 +50,7 @@ def model_card(
     """Markdown with the metadata that the Hub reads.
 
     Args:
-        pipeline: the model.
+        model: what it is.
         repo_id: where it will be.
         report: what `gpt-evaluate --json` wrote, if it was.
         license: identifier of a licence.
@@ -34,34 +63,34 @@ def model_card(
         pipeline_tag="other",
         tags=TAGS,
         license=license,
-        eval_results=eval_results(pipeline, report),
+        eval_results=eval_results(model.task, report),
     )
-    metric, task = pipeline.metric, pipeline.config.task or "networks of your own"
+    metric, task = model.metric, model.task or "networks of your own"
     parts = [
         f"# {repo_id}",
         f"A G.pt ({PAPER}) for the task **{task}**: given a network it has never seen and a {metric.name} you ask for, "
         "it samples one parameter update that takes the network there.",
         "## Use",
-        snippet(pipeline, repo_id),
+        snippet(model, repo_id),
         "## What it is",
-        bullets(description(pipeline)),
+        bullets(description(model)),
         "## Training data",
-        bullets(training_data(pipeline.config.training)),
+        bullets(training_data(model.facts)),
         "## Evaluation",
         evaluation(report),
         "## Intended use and limits",
-        bullets(limits(pipeline)),
+        bullets(limits(metric)),
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def eval_results(pipeline: ParameterUpdatePipeline, report: dict[str, Any] | None) -> list[Any] | None:
+def eval_results(task: str | None, report: dict[str, Any] | None) -> list[Any] | None:
     """The `model-index` of the Hub: alignment, and the metrics after one update."""
     from huggingface_hub import EvalResult
 
     if report is None:
         return None
-    task = str(report.get("task", pipeline.config.task))
+    task = str(report.get("task", task))
     measured = {f"prompt alignment, {name} range": entry["mean"] for name, entry in report["prompt_alignment"].items()}
     after = report.get("one_update", {})
     measured |= {f"{k} after one update": v["mean"] for k, v in after.items() if isinstance(v, dict)}
@@ -80,65 +109,62 @@ def eval_results(pipeline: ParameterUpdatePipeline, report: dict[str, Any] | Non
     ]
 
 
-def snippet(pipeline: ParameterUpdatePipeline, repo_id: str) -> str:
+def snippet(model: ModelDescription, repo_id: str) -> str:
     """Five lines that work."""
-    best, init = pipeline.config.training.get("attainable_range", [0.1, 1.0])
+    best, init = model.facts.attainable_range or (0.1, 1.0)
     return f"""```python
 import torch
 from g_pt import ParameterUpdatePipeline
 
 pipe = ParameterUpdatePipeline.from_pretrained("{repo_id}")
-starts = {starts(pipeline)}
-updated = pipe(starts, prompted_metric={best:.3g}{known_start(pipeline, init)}).params  # (8, parameters)
+starts = {starts(model.task)}
+updated = pipe(starts, prompted_metric={best:.3g}{known_start(model.task, init)}).params  # (8, parameters)
 ```"""
 
 
-def starts(pipeline: ParameterUpdatePipeline) -> str:
+def starts(task: str | None) -> str:
     """Eight networks to begin with: fresh ones where the task can make them."""
-    if pipeline.config.task is None:
+    if task is None:
         return "0.1 * torch.randn(8, pipe.layout.num_params)"
     return "pipe.task.init(8, torch.Generator().manual_seed(0))"
 
 
-def known_start(pipeline: ParameterUpdatePipeline, metric: float) -> str:
+def known_start(task: str | None, metric: float) -> str:
     """The starting metric, which cannot be measured without a task."""
-    return "" if pipeline.config.task is not None else f", starting_metric={metric:.3g}"
+    return "" if task is not None else f", starting_metric={metric:.3g}"
 
 
-def description(pipeline: ParameterUpdatePipeline) -> dict[str, str]:
+def description(model: ModelDescription) -> dict[str, str]:
     """What is updated, by what, towards what."""
-    metric, model, training = pipeline.metric, pipeline.transformer, pipeline.config.training
-    size = sum(p.numel() for p in model.parameters())
+    metric, layout = model.metric, model.layout
     facts = {
-        "networks": f"{pipeline.layout.num_params} parameters: {pipeline.layout.describe()}",
+        "networks": f"{layout.num_params} parameters: {layout.describe()}",
         "prompted by": f"{metric.name} ({metric.unit}) on the task's validation split",
     }
-    if "prompt_range" in training:
-        low, high = training["prompt_range"]
+    if model.facts.prompt_range is not None:
+        low, high = model.facts.prompt_range
         facts["range of prompts"] = f"{low:.4g} to {high:.4g} were seen in training"
-    if "attainable_range" in training:
-        best, init = training["attainable_range"]
+    if model.facts.attainable_range is not None:
+        best, init = model.facts.attainable_range
         facts["from runs' init to their best"] = f"{init:.4g} to {best:.4g} on average"
-    objective = "flow matching" if model.config.prediction_type == "flow_prediction" else "diffusion"
-    facts["model"] = f"{type(model).__name__}, {size:,} parameters, {objective} ({model.config.prediction_type})"
-    steps = pipeline.config.num_inference_steps
-    facts["sampler"] = f"{type(pipeline.scheduler).__name__}, {steps} step{'s' if steps > 1 else ''}"
+    objective = "flow matching" if model.prediction_type == "flow_prediction" else "diffusion"
+    facts["model"] = f"{model.network}, {model.num_weights:,} parameters, {objective} ({model.prediction_type})"
+    steps = model.num_inference_steps
+    facts["sampler"] = f"{model.sampler}, {steps} step{'s' if steps > 1 else ''}"
     return facts
 
 
-def training_data(training: dict[str, Any]) -> dict[str, str]:
+def training_data(training: TrainingFacts) -> dict[str, str]:
     """How many runs it learned from, how they were made, and by which stages it learned."""
-    dataset = training.get("dataset")
-    if not isinstance(dataset, dict):
+    dataset = training.dataset
+    if dataset.num_runs is None or dataset.num_checkpoints is None:
         return {"data": "not recorded"}
-    facts = {"size": f"{dataset['num_checkpoints']:,} checkpoints of {dataset['num_runs']:,} training runs"}
-    source = dataset.get("source")
-    if isinstance(source, dict) and source:
-        facts["how the runs were made"] = ", ".join(f"{key} {value}" for key, value in source.items())
-    stage = training.get("alignment")
+    facts = {"size": f"{dataset.num_checkpoints:,} checkpoints of {dataset.num_runs:,} training runs"}
+    if dataset.source:
+        facts["how the runs were made"] = ", ".join(f"{key} {value}" for key, value in dataset.source.items())
     facts["stages"] = "denoising"
-    if isinstance(stage, dict):
-        settings = ", ".join(f"{key} {value}" for key, value in stage.items())
+    if training.alignment is not None:
+        settings = ", ".join(f"{key} {value}" for key, value in asdict(training.alignment).items())
         facts["stages"] += f", then alignment through the sampler and the metric ({settings})"
     return facts
 
@@ -195,13 +221,13 @@ def memorisation(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def limits(pipeline: ParameterUpdatePipeline) -> dict[str, str]:
+def limits(metric: Metric) -> dict[str, str]:
     """What it is for and what it cannot do."""
     return {
         "for": "research on learned optimization and on distributions of networks",
         "only": "networks of exactly the layout above, with inputs preprocessed as in the task",
         "prompts": "outside the range seen in training need not be followed",
-        "quality": f"the prompt means the {pipeline.metric.name} on the validation split; other data give other values",
+        "quality": f"the prompt means the {metric.name} on the validation split; other data give other values",
         "safety": "weights are safetensors; the one-line .py files only import the installed package g-pt, and only "
         "`DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` runs them",
     }

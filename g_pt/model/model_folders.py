@@ -11,11 +11,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from g_pt.files.atomic import read_json
-from g_pt.files.tensor import TensorEntry, read_tensor_entries
-from g_pt.model.schedulers import FLOW_SCHEDULERS, SCHEDULERS
+from torch import nn
 
-INDEX_FILE, REPORT_FILE = "model_index.json", "report.json"
+from g_pt.files.atomic import read_json, write_json
+from g_pt.files.tensor import TensorEntry, read_tensor_entries
+from g_pt.hub.download import INDEX_FILE
+from g_pt.model.schedulers import FLOW_SCHEDULERS, SCHEDULERS
+from g_pt.networks.training_facts import TrainingFacts
+
 PIPELINE_CLASS = "ParameterUpdatePipeline"
 # class -> the module of it; nothing else of ours is ever looked up by name
 CLASSES: dict[str, dict[str, str]] = {
@@ -36,7 +39,7 @@ EARLIER_MODULES = {
     "g_pt.reference.transformer": "g_pt.model.reference_transformer",
     "g_pt.reference.scheduler": "g_pt.model.reference_scheduler",
 }
-# uploaded models name these instead, for diffusers without this package's class; see g_pt.hub.upload
+# saved models name a file of the folder instead, for diffusers without this package's class
 SHIM = "g_pt_class"
 MAX_TIMESTEPS = 100_000
 CHOICES = {
@@ -78,6 +81,24 @@ def checked_class(path: Path, part: str, value: Any, classes: dict[str, str]) ->
     return module, value[1]
 
 
+def write_shims(folder: Path) -> None:
+    """Let `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` find the classes of a saved model.
+
+    Diffusers imports a class that it does not know from a file of the folder. These files have one line, an import of
+    this package, which must be installed; nothing here ever runs them.
+    """
+    path = folder / INDEX_FILE
+    index = read_json(path)
+    index["_class_name"] = [SHIM, PIPELINE_CLASS]
+    (folder / f"{SHIM}.py").write_text(f"from g_pt import {PIPELINE_CLASS}  # noqa: F401\n")
+    for part, classes in CLASSES.items():
+        module, name = classes[index[part][1]], index[part][1]
+        if module != "diffusers":
+            index[part] = [SHIM, name]
+            (folder / part / f"{SHIM}.py").write_text(f"from g_pt import {name}  # noqa: F401\n")
+    write_json(path, index)
+
+
 def check_settings(path: Path, index: dict[str, Any]) -> None:
     """Refuse settings of wrong types, and ranges of prompts that are none."""
     if not isinstance(index.get("task"), str | None):
@@ -85,13 +106,7 @@ def check_settings(path: Path, index: dict[str, Any]) -> None:
     steps = index.get("num_inference_steps", 1)
     if not is_whole(steps, 1, MAX_TIMESTEPS):
         raise ValueError(f"{path} must give num_inference_steps as 1 to {MAX_TIMESTEPS}, got {brief(steps)}")
-    training = index.get("training") or {}
-    if not isinstance(training, dict):
-        raise ValueError(f"{path} must give training as an object, got {brief(training)}")
-    for name in ("prompt_range", "attainable_range"):
-        values = training.get(name, [0, 1])
-        if not (isinstance(values, list) and len(values) == 2 and all(is_number(v) for v in values)):
-            raise ValueError(f"{path} must give {name} as two numbers, got {brief(values)}")
+    TrainingFacts.from_json(index.get("training") or {}, f"{path}: training")
 
 
 def check_parts(folder: Path, classes: dict[str, str]) -> None:
@@ -133,6 +148,20 @@ def check_parts(folder: Path, classes: dict[str, str]) -> None:
     for name in ("beta_start", "beta_end"):
         if name in scheduler and not (is_number(scheduler[name]) and 0 < scheduler[name] < 1):
             raise ValueError(f"{scheduler_path} must give {name} between 0 and 1, got {brief(scheduler[name])}")
+
+
+def check_weights(transformer: nn.Module, normalizer: nn.Module) -> None:
+    """Refuse loaded parts without values, which diffusers only warns of, and values that are not finite."""
+    for part, module in (("transformer", transformer), ("normalizer", normalizer)):
+        tensors = module.state_dict()
+        missing = [name for name, tensor in tensors.items() if tensor.is_meta]
+        if missing:
+            raise ValueError(f"{part} lacks tensors {missing[:3]}: the weights are damaged or of another model")
+        broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+        if broken:
+            raise ValueError(f"{part} has values that are not finite in {broken[:3]}")
+    if not (normalizer.state_dict()["std"] > 0).all():
+        raise ValueError("normalizer must have positive standard deviations")
 
 
 def read_weights(folder: Path) -> dict[str, TensorEntry]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import tempfile
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from g_pt.hub.download import resolve_model
-from g_pt.model.model_folders import checked_index
+from g_pt.hub.model_card import ModelDescription, model_card
+from g_pt.hub.upload import upload_model
+from g_pt.model.model_folders import check_weights, checked_index, write_shims
 
 # imported here, not lazily: diffusers loads components only from modules that are imported already
 from g_pt.model.normalization import ParameterNormalizer
@@ -31,6 +34,7 @@ from g_pt.model.transformer import ParameterTransformer
 from g_pt.networks.metrics import Metric
 from g_pt.networks.modules import module_params, write_module
 from g_pt.networks.parameters import ParameterLayout
+from g_pt.networks.training_facts import TrainingFacts
 from g_pt.tasks import registered_task, task_names
 from g_pt.tasks.base import Task
 
@@ -61,7 +65,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         task: str | None = None,
         num_inference_steps: int = 20,
-        training: dict[str, Any] | None = None,
+        training: TrainingFacts | dict[str, Any] | None = None,
     ) -> None:
         """Join the parts.
 
@@ -71,19 +75,29 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             scheduler: any sampler of `g_pt.model.schedulers`.
             task: name of the task whose networks are updated; measures the starting metric.
             num_inference_steps: default number of sampling steps.
-            training: facts about the data: `prompt_range` [lowest, highest] and `attainable_range` [best, init]
-                of the metric, `trained_runs` and whatever else is known.
+            training: facts of it, or their JSON, which is kept as it is in the configuration.
+
+        Raises:
+            ValueError: the facts are of wrong types, or such as the metric cannot have.
         """
         super().__init__()
+        facts = training if isinstance(training, TrainingFacts) else TrainingFacts.from_json(training or {})
+        facts.check_metric(transformer.metric)
         self.register_modules(transformer=transformer, normalizer=normalizer, scheduler=scheduler)
         self.set_progress_bar_config(disable=None, leave=False, desc="sampling")  # None: on a terminal only
-        self.register_to_config(task=task, num_inference_steps=num_inference_steps, training=training or {})
+        self.register_to_config(task=task, num_inference_steps=num_inference_steps)
+        self.register_to_config(training=facts.to_json() if isinstance(training, TrainingFacts) else training or {})
 
     @property
     def metric(self) -> Metric:
         """What is prompted."""
         metric: Metric = self.transformer.metric
         return metric
+
+    @property
+    def facts(self) -> TrainingFacts:
+        """What is known of the training."""
+        return TrainingFacts.from_json(self.config.training)
 
     @property
     def layout(self) -> ParameterLayout:
@@ -131,7 +145,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         kwargs.setdefault("use_safetensors", True)  # never fall back to a pickle
         try:
             pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
-            pipeline.check_weights()
+            check_weights(pipeline.transformer, pipeline.normalizer)
         except Exception as error:  # whatever damaged files lead to
             reason = " ".join(str(error).split())[:300]
             raise OSError(f"{folder} cannot be loaded as a ParameterUpdatePipeline: {reason}") from error
@@ -142,32 +156,38 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """Read model_index.json, having checked all of the folder; diffusers calls this before it loads anything."""
         return checked_index(Path(folder))
 
-    def check_weights(self) -> None:
-        """Refuse parts without values, which diffusers only warns of, and values that are not finite."""
-        for part in ("transformer", "normalizer"):
-            tensors = getattr(self, part).state_dict()
-            missing = [name for name, tensor in tensors.items() if tensor.is_meta]
-            if missing:
-                raise ValueError(f"{part} lacks tensors {missing[:3]}: the weights are damaged or of another model")
-            broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-            if broken:
-                raise ValueError(f"{part} has values that are not finite in {broken[:3]}")
-        if not (self.normalizer.std > 0).all():
-            raise ValueError("normalizer must have positive standard deviations")
+    def save_pretrained(self, folder: Path | str, **options: Any) -> None:
+        """Write a folder that `from_pretrained` reads, and diffusers alone where it may run the folder's code."""
+        super().save_pretrained(folder, **options)
+        write_shims(Path(folder))
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+    def model_card(self, repo_id: str, *, report: dict[str, Any] | None = None, license: str | None = None) -> str:
+        """Markdown of a card, with the figures of a report of `gpt-evaluate --json`."""
+        config, model = self.config, self.transformer
+        described = ModelDescription(
+            config.task, self.metric, self.layout, self.facts, type(model).__name__, model.num_parameters(),
+            model.config.prediction_type, type(self.scheduler).__name__, config.num_inference_steps,
+        )  # fmt: skip
+        return model_card(described, repo_id, report=report, license=license)
+
+    def push_to_hub(
+        self, repo_id: str, *, report: dict[str, Any] | None = None, license: str | None = None, **options: Any
+    ) -> str:
         """Upload to a Hub repository with a model card; returns its address.
 
         Args:
             repo_id: "org/name"; made where it does not exist.
-            options: `report`, `license`, `private`, `revision`, `token`, `endpoint` of `g_pt.hub.upload.upload_model`.
+            report: what `gpt-evaluate --json` wrote; goes into the card and beside the model.
+            license: identifier for the card, "apache-2.0" say.
+            options: `private`, `revision`, `token`, `endpoint` of `g_pt.hub.upload.upload_model`.
 
         Raises:
             OSError: the Hub refused it or is out of reach.
         """
-        from g_pt.hub.upload import upload_model
-
-        return upload_model(self, repo_id, **options)
+        card = self.model_card(repo_id, report=report, license=license)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload_model(Path(folder), repo_id, card, report=report, **options)
 
     def set_scheduler(self, name: str) -> None:
         """Swap the sampler by name; the noise schedule stays that of the training."""
@@ -305,9 +325,10 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         return values.expand(num)
 
     def _check_range(self, prompt: Tensor) -> None:
-        if "prompt_range" not in self.config.training:
+        known = self.facts.prompt_range
+        if known is None:
             return
-        low, high = self.config.training["prompt_range"]
+        low, high = known
         outside = prompt[(prompt < low) | (prompt > high)]
         if len(outside):
             warnings.warn(

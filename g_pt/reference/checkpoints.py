@@ -129,7 +129,7 @@ def import_model(
         make_reference_scheduler(transformer.config.prediction_type),
         task=None if found is None else found.name,
         num_inference_steps=num_inference_steps,
-        training={} if found is None else data_facts(found.name, metric.name),
+        training=None if found is None else data_facts(found.name, metric.name),
     )
     return ImportedModel(pipeline, weights, notes)
 

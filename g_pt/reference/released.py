@@ -7,7 +7,8 @@ off the paper's figures 1, 4 and 5, to about one percent of an axis: the data se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from g_pt.networks.training_facts import TrainedRuns, TrainingFacts
 
 FIGURES = "read off figures 1, 4 and 5 of Peebles et al. 2022, and its configurations; not measured on the data"
 
@@ -60,15 +61,10 @@ class ReleasedModel:
     attainable_range: tuple[float, float]
     trained_runs: dict[str, float]
 
-    def training(self) -> dict[str, Any]:
+    def facts(self) -> TrainingFacts:
         """What the pipeline keeps about the training data."""
-        runs = {f"test_{name}": {"mean": value} for name, value in self.trained_runs.items()}
-        return {
-            "prompt_range": list(self.prompt_range),
-            "attainable_range": list(self.attainable_range),
-            "trained_runs": runs,
-            "source": FIGURES,
-        }
+        runs = TrainedRuns({f"test_{name}": value for name, value in self.trained_runs.items()})
+        return TrainingFacts(self.prompt_range, self.attainable_range, runs, source=FIGURES)
 
 
 MNIST_RUNS, CIFAR10_RUNS = {"loss": 0.19, "error": 5.0}, {"loss": 1.2, "error": 39.8}
@@ -89,9 +85,9 @@ def find_data(*, num_params: int | None = None, tensor_sizes: tuple[int, ...] | 
     return None
 
 
-def data_facts(task: str, metric: str) -> dict[str, Any]:
+def data_facts(task: str, metric: str) -> TrainingFacts:
     """Facts of the training data of a model for this task and metric; empty where nothing is known."""
     for model in RELEASED.values():
         if (model.task, model.metric) == (task, metric):
-            return model.training()
-    return {}
+            return model.facts()
+    return TrainingFacts()

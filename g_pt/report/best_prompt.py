@@ -6,20 +6,7 @@ import torch
 from torch import Tensor
 
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
-
-
-def prompts_over_range(pipeline: ParameterUpdatePipeline, model: str, num_prompts: int) -> Tensor:
-    """Evenly spaced prompts from the runs' best metric to that of an init: (K,), raw.
-
-    Raises:
-        ValueError: the pipeline does not know its attainable range.
-    """
-    training = pipeline.config.training
-    if "attainable_range" not in training:
-        raise ValueError(f"{model} does not say the attainable_range of its training data")
-    first, last = training["attainable_range"]
-    return prompt_grid(first, last, num_prompts)
+from g_pt.model.prompting import measure_updates, update_networks
 
 
 def choose_prompt(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from g_pt.files.atomic import atomic_path
+from g_pt.files.atomic import atomic_path, read_json
+from g_pt.hub.download import REPORT_FILE
 from g_pt.report.section import Section
 
 
@@ -39,3 +41,25 @@ def report_json(sections: Sequence[Section], facts: dict[str, Any]) -> dict[str,
     prompting = next((section.facts for section in sections if section.name == "prompting"), {})
     others = {section.name: section.facts for section in sections if section.name != "prompting"}
     return {**facts, **prompting, "sections": others}
+
+
+def saved_report(folder: Path) -> dict[str, Any] | None:
+    """The report beside a model, where `gpt-evaluate --json FOLDER/report.json` put one.
+
+    Raises:
+        ValueError: the file is no report.
+    """
+    path = folder / REPORT_FILE
+    return read_report(path) if path.is_file() else None
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What `gpt-evaluate --json FILE` wrote.
+
+    Raises:
+        ValueError: the file is no report.
+    """
+    report = read_json(path)
+    if not isinstance(report, dict) or "prompt_alignment" not in report:
+        raise ValueError(f"{path} must be a report of gpt-evaluate --json; got {json.dumps(report)[:60]}")
+    return report

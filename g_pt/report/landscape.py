@@ -44,7 +44,7 @@ def training_runs(subject: Subject, num: int) -> Tensor | None:
     """Runs (R, C, P) of networks the model never saw: trained here as its own runs were, or held-out ones."""
     task = subject.task
     if isinstance(task, TrainableTask):
-        source = subject.pipeline.config.training.get("dataset", {}).get("source", {})
+        source = subject.pipeline.facts.dataset.source
         rule = GradientRule(
             task,
             "training",

@@ -163,7 +163,7 @@ def samples(subject: Subject, starts: Tensor, prompt: float, generator: torch.Ge
 def easier_prompts(subject: Subject, yardstick: Yardstick, num: int) -> list[tuple[float, Figures]]:
     """The same figures for the best attainable prompt and for easier ones, on the metric's own scale."""
     generator, metric = subject.generator("novelty/prompts"), subject.pipeline.metric
-    best, worst = metric.embedded(torch.tensor(subject.pipeline.config.training["attainable_range"]))
+    best, worst = metric.embedded(torch.tensor(subject.pipeline.facts.attainable()))
     starts = subject.pipeline.task.init(num, generator)
     rows = []
     for prompt in metric.unembedded(best + EASIER * (worst - best)).tolist():

@@ -198,7 +198,7 @@ def measure_optimizers(subject: Subject) -> Section | None:
     before = {name: values.cpu() for name, values in task.evaluate(starts, "test").items()}
 
     steps = measured_steps(subject.optimizer_steps)
-    source = subject.pipeline.config.training.get("dataset", {}).get("source", {})
+    source = subject.pipeline.facts.dataset.source
     batch_size = int(source.get("batch_size", 64))
     courses: dict[str, Course] = {}
     for name, rival in RIVALS.items():

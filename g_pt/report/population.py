@@ -43,7 +43,7 @@ def measure_population(subject: Subject) -> Section | None:
     rule = PromptRule(subject.pipeline, prompt, subject.num_inference_steps)
     one_update = task.evaluate(next(rule.updates(starts, generator)), "test")[metric.name].cpu()
 
-    source = subject.pipeline.config.training.get("dataset", {}).get("source", {})
+    source = subject.pipeline.facts.dataset.source
     usual = merge(PPOConfig(), source.get("ppo", {}), "settings of the model's training runs")
     iterations = min(int(source.get("num_steps", MOST_ITERATIONS)), subject.optimizer_steps, MOST_ITERATIONS)
     steps = measured_steps(iterations)

@@ -70,14 +70,14 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
         raise ValueError(
             f"at least 2 networks and 2 prompts are needed, got {subject.num_networks} and {subject.num_prompts}"
         )
-    training = check_facts(subject)
+    trained, ranges = subject.pipeline.facts.quality(), prompt_ranges(subject, prompt_range)
     started = time.perf_counter()
     task, metric = subject.task, subject.metric
     generator = torch.Generator().manual_seed(subject.seed)
     starts = task.init(subject.num_networks, generator)  # (B, P)
     curves: dict[str, PromptCurve] = {}
     one_update: dict[str, Any] = {}
-    for name, (first, last) in prompt_ranges(subject, prompt_range).items():
+    for name, (first, last) in ranges.items():
         subject.progress(f"{subject.num_prompts} prompts over the {name} range")
         prompts = prompt_grid(first, last, subject.num_prompts)
         updated = update_networks(
@@ -98,7 +98,7 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
         "prompts": subject.num_prompts,
         "num_inference_steps": subject.num_inference_steps or subject.pipeline.config.num_inference_steps,
         "seed": subject.seed,
-        "trained_runs": training["trained_runs"],
+        "trained_runs": trained.to_json(),
         **({"measurement": measurement} if measurement else {}),
         "seconds": round(time.perf_counter() - started, 1),
         "prompt_alignment": {
@@ -129,26 +129,9 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
 
 def prompt_ranges(subject: Subject, asked: tuple[float, float] | None) -> dict[str, tuple[float, float]]:
     """Ranges of prompts by name, each from its better end to its worse; the one that figures show comes first."""
-    training, metric = subject.pipeline.config.training, subject.metric
-    best, worst = training["attainable_range"]
-    low, high = training["prompt_range"]
+    facts, metric = subject.pipeline.facts, subject.metric
     ranges = {} if asked is None else {"asked": metric.best_first(*sorted(asked))}
-    return ranges | {"attainable": (best, worst), "full": metric.best_first(low, high)}
-
-
-def check_facts(subject: Subject) -> dict[str, Any]:
-    """Facts of the training data that the pipeline knows.
-
-    Raises:
-        ValueError: the ranges of its metric or the trained runs are missing.
-    """
-    training: dict[str, Any] = subject.pipeline.config.training
-    missing = {"prompt_range", "attainable_range", "trained_runs"} - set(training)
-    if missing:
-        raise ValueError(
-            f"{subject.model} does not say {sorted(missing)} of its training data: train it with this toolkit"
-        )
-    return training
+    return ranges | {"attainable": facts.attainable(), "full": metric.best_first(*facts.seen())}
 
 
 def measurement_note(measurement: dict[str, Any]) -> str:

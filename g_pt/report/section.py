@@ -15,7 +15,7 @@ from torch import Tensor
 from g_pt.evaluation.runs import ReferenceRuns
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.networks.metrics import Metric
-from g_pt.report.best_prompt import choose_prompt, prompts_over_range
+from g_pt.report.best_prompt import choose_prompt
 from g_pt.tasks.base import Task
 
 PROMPT_NETWORKS = 64  # on which the best prompt is chosen
@@ -108,7 +108,7 @@ class Subject:
         Raises:
             ValueError: the pipeline does not know its attainable range.
         """
-        return prompts_over_range(self.pipeline, self.model, num_prompts)
+        return self.pipeline.facts.prompts(num_prompts)
 
     @cached_property
     def best_prompt(self) -> float:

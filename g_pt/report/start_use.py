@@ -15,7 +15,7 @@ from g_pt.evaluation.novelty.nearest import NetworkDistance
 from g_pt.evaluation.novelty.start_identity import StartIdentity, start_identity
 from g_pt.evaluation.statistics import Interval, bootstrap_mean, prompt_alignment
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.model.prompting import SAMPLING_BATCH, measure_updates, prompt_grid
+from g_pt.model.prompting import SAMPLING_BATCH, measure_updates
 from g_pt.report.section import Section, Subject, Table
 
 NETWORKS = 128
@@ -49,13 +49,12 @@ def measure_start_use(subject: Subject) -> Section | None:
     None where the pipeline does not know the attainable range of its metric.
     """
     pipeline, task = subject.pipeline, subject.pipeline.task
-    if "attainable_range" not in pipeline.config.training:
+    if pipeline.facts.attainable_range is None:
         return None
     generator = subject.generator("start use")
     distance = NetworkDistance(task.layout, task.permutations)
     num = min(NETWORKS, subject.num_networks)
-    best, worst = pipeline.config.training["attainable_range"]
-    prompts = prompt_grid(best, worst, min(PROMPTS, subject.num_prompts))
+    prompts = pipeline.facts.prompts(min(PROMPTS, subject.num_prompts))
     groups = {"fresh inits": task.init(num, generator)}
     if (
         subject.runs is not None and len(subject.runs.held_out.trajectories) > 1

@@ -11,7 +11,7 @@ B = networks, P = parameters per network.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from g_pt.model.diffusion import diffusion_loss
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.schedulers import default_scheduler, first_noise, make_scheduler, set_sampling_timesteps
+from g_pt.networks.training_facts import AlignmentFacts
 from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks.base import Task
 from g_pt.training.accelerators import accelerator_of
@@ -85,14 +86,10 @@ def align(
     accelerator = accelerator or accelerator_of(settings)
     check_alignment(config, task, accelerator)
     pipeline.to(accelerator.device)
-    stage = {
-        "num_steps": options.num_steps,
-        "gradient": "exact" if has_exact_gradient(config, task) else "evolution",
-        "recursive_share": options.recursive_share,
-    }
-    pipeline.register_to_config(
-        num_inference_steps=options.num_inference_steps, training={**pipeline.config.training, "alignment": stage}
-    )
+    gradient: Literal["exact", "evolution"] = "exact" if has_exact_gradient(config, task) else "evolution"
+    stage = AlignmentFacts(options.num_steps, gradient, options.recursive_share)
+    facts = replace(pipeline.facts, alignment=stage)
+    pipeline.register_to_config(num_inference_steps=options.num_inference_steps, training=facts.to_json())
     loss = AlignmentLoss(config, task, pipeline, pairs, accelerator)
     probe = PromptProbe(config, task, pipeline, held_out)
     resume = resume and (settings.output / "train_config.json").is_file()
@@ -137,11 +134,11 @@ class AlignmentLoss:
         self.alphas_cumprod = scheduler_alphas(config).to(self.device)
         self.objective = make_objective(config, task, self.device)
         self.reached = make_reached(config, task, pipeline.metric, pipeline.normalizer)
-        facts, options = pipeline.config.training, config.alignment
-        low, high = self.transformed(facts["attainable_range"])
+        facts, options = pipeline.facts, config.alignment
+        low, high = self.transformed(facts.attainable())
         margin = options.margin * (high - low)
         # where most prompts are drawn from, and where the others are, transformed
-        self.ranges = ((low - margin, high + margin), self.transformed(facts["prompt_range"]))
+        self.ranges = ((low - margin, high + margin), self.transformed(facts.seen()))
         self.gap = GeneralizationGap.none() if task.endless_data else self.measure_gap()
 
     def __call__(self, model: nn.Module, step: int) -> Tensor:
@@ -168,7 +165,7 @@ class AlignmentLoss:
             loss = self.reached.squared_gap(x_0.float(), self.gap(wanted), generator, self.share)
         return loss + options.diffusion_weight * self.denoising_loss(model, step) if options.diffusion_weight else loss
 
-    def transformed(self, values: list[float]) -> tuple[float, float]:
+    def transformed(self, values: tuple[float, float]) -> tuple[float, float]:
         """Lowest and highest of two raw metrics, transformed."""
         low, high = sorted(self.pipeline.metric.embedded(torch.tensor(values)).tolist())
         return low, high

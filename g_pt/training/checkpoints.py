@@ -22,7 +22,9 @@ from accelerate import Accelerator
 from g_pt.files.atomic import fingerprint, read_json, write_json
 from g_pt.files.folder_lock import folder_lock
 from g_pt.files.schema import brief
-from g_pt.model.model_folders import CLASSES, INDEX_FILE, PIPELINE_CLASS, REPORT_FILE, SHIM, WEIGHTS
+from g_pt.hub.download import CARD_FILE, INDEX_FILE, REPORT_FILE
+from g_pt.model.model_folders import CLASSES, PIPELINE_CLASS, SHIM, WEIGHTS
+from g_pt.networks.training_facts import TrainingFacts
 from g_pt.runtime.processes import Team
 from g_pt.training.accelerators import is_sharded
 from g_pt.training.config import TrainConfig
@@ -32,7 +34,6 @@ from g_pt.training.log import LOG_FILE
 CONFIG_FILE = "train_config.json"
 FILES_FILE = "files.json"
 DAMAGED = ".damaged"
-CARD_FILE = "README.md"
 PART_FILE = re.compile(rf"(scheduler_)?config\.json|{WEIGHTS.pattern}(\.index\.json)?|{SHIM}\.py")
 
 
@@ -54,14 +55,14 @@ class TrainingCheckpoints:
     def __init__(
         self,
         config: TrainConfig,
-        training_facts: dict[str, Any],
+        training_facts: TrainingFacts,
         accelerator: Accelerator,
         stage: Stage = "diffusion",
         states: Mapping[str, Saved] | None = None,
     ) -> None:
         """`states` are saved as `NAME.pt`; where the model is sharded every process saves its own."""
         self.config, self.accelerator, self.states = config, accelerator, dict(states or {})
-        self.settings = jsonable({**asdict(config), "data": training_facts})
+        self.settings = jsonable({**asdict(config), "data": training_facts.to_json()})
         if stage == "diffusion":
             del self.settings["alignment"]  # it may change once the first stage is done
         self.folder = config.output / "checkpoints"

@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from g_pt.files.atomic import atomic_folder
+from g_pt.hub.download import CARD_FILE
 from g_pt.model.diffusion import diffusion_loss
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.networks.training_facts import TrainingFacts
 from g_pt.runtime.processes import Team
 from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
 from g_pt.training.accelerators import accelerator_of, is_sharded, prepared, use_cpu_threads
 from g_pt.training.checkpoints import (
-    CARD_FILE,
     Saved,
     TrainingCheckpoints,
     check_output,
@@ -61,7 +62,7 @@ def fit(
     task: Task,
     pairs: PairSource,
     normalizer: ParameterNormalizer,
-    training_facts: dict[str, Any],
+    training_facts: TrainingFacts,
     *,
     held_out: PairSource | None = None,
     accelerator: Accelerator | None = None,
@@ -74,7 +75,7 @@ def fit(
         task: whose networks are learned.
         pairs: gives the training pairs of any step.
         normalizer: fitted to the training runs.
-        training_facts: saved with the pipeline; see `ParameterUpdatePipeline`.
+        training_facts: saved with the pipeline.
         held_out: gives pairs of runs that are not learned from, for a loss that shows memorisation.
         accelerator: made from the configuration where it is not given.
         resume: continue from the newest checkpoint in the output folder.
@@ -136,7 +137,7 @@ def minimise(
     averaged = AveragedWeights(model, options.ema_decay)
     choice = WeightChoice(config.progress, stage, averaged)
     states: dict[str, Saved] = {"averages": averaged, "choice": choice}
-    checkpoints = TrainingCheckpoints(config, pipeline.config.training, accelerator, stage, states)
+    checkpoints = TrainingCheckpoints(config, pipeline.facts, accelerator, stage, states)
     first_step = checkpoints.start(resume=resume)
     trackers = Trackers(accelerator, config, checkpoints.settings, first_step)
     log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process, listener=trackers)

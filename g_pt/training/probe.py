@@ -13,7 +13,7 @@ from torch import Tensor
 
 from g_pt.evaluation.statistics import prompt_alignment
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
+from g_pt.model.prompting import measure_updates, update_networks
 from g_pt.tasks.base import Task
 from g_pt.training.config import TrainConfig
 from g_pt.training.held_out import dispersion_of, measure_held_out
@@ -30,8 +30,7 @@ class PromptProbe:
         self.config, self.task, self.pipeline, self.held_out = config, task, pipeline, held_out
         generator = torch.Generator().manual_seed(config.seed + 1_000_003)
         self.starts = task.init(config.progress.num_networks, generator)
-        best, init = pipeline.config.training["attainable_range"]
-        self.prompts = prompt_grid(best, init, config.progress.num_prompts)  # the best one first
+        self.prompts = pipeline.facts.prompts(config.progress.num_prompts)  # the best one first
 
     def measure(self) -> dict[str, Any]:
         """What goes into the log.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +15,7 @@ from g_pt.model.pairs import CheckpointPairs
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.schedulers import FLOW, default_scheduler, make_scheduler, noise_schedule
 from g_pt.model.transformer import ParameterTransformer
+from g_pt.networks.training_facts import TrainingFacts
 from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
 from g_pt.tasks.supervised import SupervisedTask
@@ -107,7 +107,7 @@ def permuted_pairs(config: TrainConfig, task: Task, pairs: PairSource) -> PairSo
 
 
 def make_pipeline(
-    config: TrainConfig, task: Task, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: dict[str, Any]
+    config: TrainConfig, task: Task, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: TrainingFacts
 ) -> ParameterUpdatePipeline:
     """The pipeline that is saved, around the model in training; it keeps the task's name, not the file of its class."""
     diffusion = config.diffusion

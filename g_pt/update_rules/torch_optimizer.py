@@ -246,10 +246,9 @@ def best_prompt(pipeline: ParameterUpdatePipeline) -> float:
     Raises:
         ValueError: the pipeline does not know it.
     """
-    attainable = pipeline.config.training.get("attainable_range")
-    if attainable is None:
+    if pipeline.facts.attainable_range is None:
         raise ValueError("give prompted_metric=: this pipeline does not say what its training runs attained")
-    return float(attainable[0])
+    return pipeline.facts.attainable_range[0]
 
 
 def random_states(module: nn.Module) -> dict[torch.device, Tensor]:

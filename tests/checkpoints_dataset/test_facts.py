@@ -42,16 +42,16 @@ def store(tmp_path) -> CheckpointStore:
 
 def test_facts_of_a_metric_to_minimise(store):
     facts = training_facts(store, SumTask(), "loss")
-    assert facts["prompt_range"] == [1.0, 39.0]
-    assert facts["attainable_range"] == pytest.approx([(35 * 1 + 37) / 36, (35 * 3 + 39) / 36])
-    assert facts["trained_runs"] == {"num_runs": 2, "test_loss": {"mean": 12.0}}
-    assert facts["dataset"] == {"num_runs": 36, "num_checkpoints": 108, "source": {"kind": "synthetic"}}
+    assert facts.prompt_range == (1.0, 39.0)
+    assert facts.attainable_range == pytest.approx([(35 * 1 + 37) / 36, (35 * 3 + 39) / 36])
+    assert facts.to_json()["trained_runs"] == {"num_runs": 2, "test_loss": {"mean": 12.0}}
+    assert facts.to_json()["dataset"] == {"num_runs": 36, "num_checkpoints": 108, "source": {"kind": "synthetic"}}
 
 
 def test_facts_of_a_metric_to_maximise(store):
     facts = training_facts(store, SumTask(), "return")
-    assert facts["prompt_range"] == [-43.0, 7.0]
-    assert facts["attainable_range"] == pytest.approx([(35 * 7 - 41) / 36, (35 * -5 - 41) / 36])
+    assert facts.prompt_range == (-43.0, 7.0)
+    assert facts.attainable_range == pytest.approx([(35 * 7 - 41) / 36, (35 * -5 - 41) / 36])
 
 
 def train_params(params: torch.Tensor) -> torch.Tensor:

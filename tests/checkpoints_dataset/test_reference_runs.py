@@ -16,6 +16,7 @@ from checkpoints_dataset.reference_runs import (
     same_runs,
 )
 from checkpoints_dataset.store import CheckpointStore
+from g_pt.networks.training_facts import DatasetFacts, TrainingFacts
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_a_part_of_the_runs_needs_the_first_shards_only(store, digits, tmp_path)
     hashes = file_hashes(store.folder)
     assert all(hashes[name] == digest for name, digest in file_hashes(part.folder).items() if name.startswith("shard"))
     assert same_runs(part, facts, "loss")
-    other = {**facts, "prompt_range": [0.1, 2.0]}
+    other = replace(facts, prompt_range=(0.1, 2.0))
     assert not same_runs(part, other, "loss")
 
 
@@ -69,7 +70,7 @@ def test_more_runs_are_made_where_some_are_left_out(store, digits, tmp_path):
     largest = [store.params(torch.arange(r.first_row, r.first_row + 5).numpy()).abs().max().item() for r in store.runs]
     bound = sorted(largest)[len(largest) // 2]
     source = {**store.header.source, "max_abs_param": bound}
-    facts = {"dataset": {"num_runs": 20, "source": source}, "prompt_range": [0, 1]}
+    facts = TrainingFacts((0, 1), dataset=DatasetFacts(20, source=source))
     made = reference_store(facts, tmp_path, num_held_out=1)
     assert len(made.runs) + len(made.left_out) == 40
     assert made.left_out
@@ -77,18 +78,18 @@ def test_more_runs_are_made_where_some_are_left_out(store, digits, tmp_path):
 
 def test_models_without_a_harvest_are_refused(facts):
     with pytest.raises(ValueError, match="does not say how its training runs were harvested"):
-        harvest_settings({"dataset": {"source": {"kind": "lmdb"}}})
+        harvest_settings(TrainingFacts(dataset=DatasetFacts(source={"kind": "lmdb"})))
     with pytest.raises(ValueError, match="does not say"):
-        harvest_settings({})
-    source = {**facts["dataset"]["source"], "data": "5000 of 70000"}
+        harvest_settings(TrainingFacts())
+    source = {**facts.dataset.source, "data": "5000 of 70000"}
     with pytest.raises(ValueError, match="saw the data '5000 of 70000', here is 'all of it'"):
-        harvest_settings({"dataset": {"source": source}})
+        harvest_settings(TrainingFacts(dataset=DatasetFacts(source=source)))
 
 
 def test_settings_of_policies_are_read_too():
     ppo = {"num_envs": 2, "learning_rate_range": [0.1, 0.2]}
     source = {"kind": "harvest", "task": "cartpole", "num_runs": 20, "ppo": ppo}
-    config = harvest_settings({"dataset": {"source": source}})
+    config = harvest_settings(TrainingFacts(dataset=DatasetFacts(source=source)))
     assert (config.ppo.num_envs, config.ppo.learning_rate_range, config.num_runs) == (2, (0.1, 0.2), 20)
 
 

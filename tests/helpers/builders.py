@@ -48,7 +48,12 @@ def build_pipeline(task, scheduler: str = "ddim", **facts) -> ParameterUpdatePip
         make_scheduler(scheduler, noise_schedule()),
         task=task.name,
         num_inference_steps=3,
-        training={"prompt_range": [0.05, 2.5], "attainable_range": [0.1, 2.3], "trained_runs": 8} | facts,
+        training={
+            "prompt_range": [0.05, 2.5],
+            "attainable_range": list(transformer.metric.best_first(0.1, 2.3)),
+            "trained_runs": {"num_runs": 8},
+        }
+        | facts,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

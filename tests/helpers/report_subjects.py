@@ -9,17 +9,20 @@ from torch import Tensor, nn
 
 from g_pt.evaluation.runs import ReferenceRuns, RunSet
 from g_pt.networks.metrics import Metric
+from g_pt.networks.training_facts import TrainingFacts
 from g_pt.permutations import PermutationSpec
 from g_pt.report.section import Subject
 from g_pt.tasks.base import TrainableTask
 
 LOSS = Metric("loss", "nats")
-FACTS = {
-    "prompt_range": [0.0, 3.0],
-    "attainable_range": [0.5, 2.5],
-    "trained_runs": {"num_runs": 3, "test_loss": {"mean": 0.4}},
-    "dataset": {"num_runs": 30, "source": {"batch_size": 8, "learning_rate": 0.5, "num_steps": 20}},
-}
+FACTS = TrainingFacts.from_json(
+    {
+        "prompt_range": [0.0, 3.0],
+        "attainable_range": [0.5, 2.5],
+        "trained_runs": {"num_runs": 3, "test_loss": {"mean": 0.4}},
+        "dataset": {"num_runs": 30, "source": {"batch_size": 8, "learning_rate": 0.5, "num_steps": 20}},
+    }
+)
 
 
 class Bowl(TrainableTask):
@@ -58,7 +61,7 @@ class StandIn:
 
     def __init__(self, answer: Callable[[Tensor, Tensor, torch.Generator], Tensor]) -> None:
         self.task, self.answer = Bowl(), answer
-        self.config = SimpleNamespace(training=FACTS, num_inference_steps=2)
+        self.facts, self.config = FACTS, SimpleNamespace(num_inference_steps=2)
 
     def __call__(
         self, params: Tensor, prompt: Any, starting_metric: Tensor | None = None, generator: Any = None, **_: Any

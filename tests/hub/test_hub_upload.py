@@ -87,17 +87,22 @@ def test_python_files_are_one_import_of_this_package(hub, random_pipeline):
         assert re.fullmatch(r"from g_pt import \w+  # noqa: F401\n", text)
 
 
-def test_diffusers_alone_loads_it_where_remote_code_is_allowed(hub, random_pipeline, tmp_path):
-    random_pipeline.push_to_hub(REPO)
+@pytest.mark.parametrize("place", ["hub", "folder"])
+def test_diffusers_alone_loads_it_where_remote_code_is_allowed(hub, random_pipeline, tmp_path, place):
+    if place == "hub":
+        random_pipeline.push_to_hub(REPO)
+    else:
+        random_pipeline.save_pretrained(tmp_path / "saved")
+    name = REPO if place == "hub" else str(tmp_path / "saved")
     program = f"""
 import sys
 from diffusers import DiffusionPipeline
 try:
-    DiffusionPipeline.from_pretrained("{REPO}")
+    DiffusionPipeline.from_pretrained("{name}")
 except ValueError as error:
     assert "trust_remote_code" in str(error), error
 assert "g_pt" not in sys.modules
-pipeline = DiffusionPipeline.from_pretrained("{REPO}", trust_remote_code=True)
+pipeline = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)
 assert type(pipeline).__name__ == "ParameterUpdatePipeline"
 print(float(sum(p.double().sum() for p in pipeline.transformer.parameters())))
 """

@@ -30,9 +30,9 @@ def test_a_bundled_model_is_small_and_holds_no_pickle(name: str) -> None:
 @pytest.mark.parametrize("name", bundled_models())
 def test_the_card_of_a_bundled_model_says_how_it_was_trained_and_what_was_measured(name: str) -> None:
     pipeline, card = ParameterUpdatePipeline.from_pretrained(name), (BUNDLED / name / "README.md").read_text()
-    stage = pipeline.config.training.get("alignment")
+    stage = pipeline.facts.alignment
     assert ("alignment through the sampler" in card) == (stage is not None)
-    assert f"num_steps {stage['num_steps']}, " in card if stage else "stages: denoising\n" in card
+    assert f"num_steps {stage.num_steps}, " in card if stage else "stages: denoising\n" in card
     assert "| prompt alignment (R²), attainable range |" in card
 
 

@@ -35,6 +35,10 @@ def index(**entries: Any) -> Callable[[Path], None]:
     return lambda folder: edit(folder / "model_index.json", lambda c: c.update(entries))
 
 
+def source(value: Any) -> Callable[[Path], None]:
+    return index(training={"dataset": {"source": value}})
+
+
 def transformer(**entries: Any) -> Callable[[Path], None]:
     return lambda folder: edit(folder / "transformer" / "config.json", lambda c: c.update(entries))
 
@@ -83,6 +87,25 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "steps 10**12": (index(num_inference_steps=10**12), "num_inference_steps"),
     "training a list": (index(training=[1]), "training"),
     "prompt range of words": (index(training={"prompt_range": ["low", "high"]}), "prompt_range"),
+    "prompt range reversed": (index(training={"prompt_range": [2.5, 0.05]}), "lower end first"),
+    "attainable range reversed": (index(training={"attainable_range": [2.3, 0.1]}), "better end of the loss first"),
+    "a negative loss": (index(training={"prompt_range": [-1, 2.5]}), "must not be negative"),
+    "trained runs a string": (index(training={"trained_runs": "good"}), "trained_runs must be an object"),
+    "trained runs without a mean": (index(training={"trained_runs": {"test_loss": {}}}), "no entry 'mean'"),
+    "dataset a list": (index(training={"dataset": [1]}), "dataset must be an object"),
+    "source a list": (source([1]), "source must be an object"),
+    "source without a task": (source({"kind": "harvest"}), "the task of a harvest"),
+    **{
+        f"{name} of the source {value}": (source({"kind": "harvest", "task": "digits", name: value}), f"source: {name}")
+        for name in ("num_runs", "num_steps", "num_checkpoints", "runs_per_shard", "batch_size")
+        for value in ("many", -5, 0, 10**7, 10**12)
+    },
+    "10**12 runs learned from": (index(training={"dataset": {"num_runs": 10**12}}), "num_runs"),
+    "more runs learned from than made": (
+        index(training={"dataset": {"num_runs": 90, "source": {"kind": "harvest", "task": "digits", "num_runs": 10}}}),
+        "at most the 10",
+    ),
+    "alignment a number": (index(training={"alignment": 3}), "alignment must be an object"),
     "width a string": (transformer(width="128"), "width"),
     "width of another model": (transformer(width=20), "width"),
     "width 10**9": (transformer(width=10**9), "width"),

@@ -6,6 +6,7 @@ import torch
 from builders import build_pipeline, randomise
 from safetensors.torch import load_file, save_file
 
+from g_pt.model.model_folders import SHIM
 from g_pt.model.pipeline import ParameterUpdatePipeline, PromptRangeWarning
 from g_pt.model.schedulers import SCHEDULERS, noise_schedule
 
@@ -150,7 +151,8 @@ def test_a_loaded_pipeline_samples_the_same_and_knows_the_same(random_pipeline, 
         assert loaded.config[fact] == random_pipeline.config[fact]
     assert loaded.metric == random_pipeline.metric
     assert loaded.layout == random_pipeline.layout
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix not in (".json", ".safetensors")]
+    others = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix not in (".json", ".safetensors")]
+    assert {p.name for p in others} == {f"{SHIM}.py"}
 
 
 def test_the_default_number_of_steps_is_that_of_the_configuration(random_pipeline, starts):

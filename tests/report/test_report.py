@@ -36,7 +36,7 @@ def test_a_perfect_prompter_has_alignment_one_and_a_stubborn_one_below_zero(
     found = measure_prompting(Subject(perfect, "perfect", num_networks=8, num_prompts=5)).facts
     assert found["prompt_alignment"]["attainable"]["mean"] == pytest.approx(1.0)
     assert found["prompt_alignment"]["full"]["low"] == pytest.approx(1.0)
-    assert found["one_update"]["prompt"] == pytest.approx(pipeline.config.training["attainable_range"][0])
+    assert found["one_update"]["prompt"] == pytest.approx(pipeline.facts.attainable_range[0])
     few = Subject(perfect, "perfect", num_networks=4, num_prompts=3)
     asked = measure_prompting(few, prompt_range=(0.9, 0.3)).facts
     assert next(iter(asked["curve"])) == "asked"

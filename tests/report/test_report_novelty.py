@@ -12,6 +12,7 @@ from g_pt.evaluation.novelty.nearest import NetworkDistance
 from g_pt.evaluation.novelty.start_identity import start_identity
 from g_pt.evaluation.novelty.yardstick import accuracy_bar
 from g_pt.evaluation.runs import ReferenceRuns, RunSet
+from g_pt.networks.training_facts import TrainingFacts
 from g_pt.report.novelty import FRESH, SAMPLES, TRAINING, halves, measure_novelty
 from g_pt.report.section import Subject
 from g_pt.report.start_use import measure_start_use
@@ -46,7 +47,7 @@ class Sampler:
     def __init__(self, task, answer):
         self.task, self.answer = task, answer
         self.metric, self.layout = next(iter(task.metrics.values())), task.layout
-        self.config = SimpleNamespace(training={"attainable_range": [0.1, 2.3]})
+        self.facts = TrainingFacts(attainable_range=(0.1, 2.3))
 
     def __call__(self, starts, prompt, metric=None, *, num_inference_steps=None, generator=None):
         return SimpleNamespace(params=self.answer(starts, prompt, metric, generator))

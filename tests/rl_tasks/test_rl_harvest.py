@@ -62,9 +62,9 @@ def test_an_interrupted_harvest_ends_with_the_bytes_of_an_uninterrupted_one(tmp_
 
 def test_facts_put_the_best_return_first(finished):
     facts = training_facts(CheckpointStore(finished), get_task("cartpole"), "return")
-    best, init = facts["attainable_range"]
+    best, init = facts.attainable_range
     assert best > init
-    assert facts["prompt_range"][0] <= init < best <= facts["prompt_range"][1]
+    assert facts.prompt_range[0] <= init < best <= facts.prompt_range[1]
 
 
 def test_settings_of_other_tasks_are_refused_and_leave_no_folder(tmp_path):

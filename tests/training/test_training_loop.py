@@ -96,11 +96,11 @@ def test_the_saved_pipeline_holds_the_averaged_weights(store: CheckpointStore, u
 
 
 def test_the_pipeline_knows_its_training_data(store: CheckpointStore, uninterrupted: Path) -> None:
-    facts = ParameterUpdatePipeline.from_pretrained(uninterrupted / "pipeline").config.training
+    facts = ParameterUpdatePipeline.from_pretrained(uninterrupted / "pipeline").facts
     losses = store.metrics["loss"]
-    assert facts["prompt_range"][0] >= losses.min()
-    assert facts["attainable_range"][0] < facts["attainable_range"][1]
-    assert facts["dataset"]["num_runs"] == 36
+    assert facts.prompt_range[0] >= losses.min()
+    assert facts.attainable_range[0] < facts.attainable_range[1]
+    assert facts.dataset.num_runs == 36
 
 
 def test_a_second_run_does_not_overwrite_the_first(store: CheckpointStore, uninterrupted: Path) -> None:

@@ -18,12 +18,8 @@ class Oracle:
     """Stands for a pipeline: answers with the given vectors, and notes what it was asked."""
 
     def __init__(self, pipeline: ParameterUpdatePipeline, *answers: list[torch.Tensor]) -> None:
-        self.layout, self.metric, self.config, self.task = (
-            pipeline.layout,
-            pipeline.metric,
-            pipeline.config,
-            pipeline.task,
-        )
+        for name in ("layout", "metric", "config", "task", "facts"):
+            setattr(self, name, getattr(pipeline, name))
         self.answers, self.asked = list(answers), []
 
     def __call__(self, starts, prompt, starting, **_):
@@ -72,7 +68,7 @@ def test_one_step_of_a_plain_loop_gets_under_the_loss_and_the_guard_is_monotone(
     assert losses == sorted(losses, reverse=True)
     assert optimizer.num_kept >= 1
     assert optimizer.num_kept + optimizer.num_refused == 4
-    assert optimizer.prompted_metric == pipe.config.training["attainable_range"][0]
+    assert optimizer.prompted_metric == pipe.facts.attainable_range[0]
 
 
 @pytest.mark.parametrize("make", [
@@ -198,6 +194,7 @@ def test_a_task_that_is_not_at_hand_leaves_the_closures_loss_as_metric(random_pi
 
     class Noting:
         layout, metric, config = random_pipeline.layout, random_pipeline.metric, random_pipeline.config
+        facts = random_pipeline.facts
 
         @property
         def task(self):

@@ -1,0 +1,197 @@
+"""Facts of a model's training data: ranges of its metric, quality and number of the runs, how they were made.
+
+A model keeps them in its model_index.json, which may come from anywhere: `from_json` is the one check of them.
+
+K = prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from g_pt.files.schema import Between, Count, brief, one_line, read_object, read_value
+from g_pt.networks.metrics import Metric
+
+MOST_RUNS = 1_000_000
+# of what says how runs were made: a reader may do it again, and is not asked for months
+MOST = {
+    "num_runs": MOST_RUNS, "num_steps": 1_000_000, "num_checkpoints": 100_000, "runs_per_shard": MOST_RUNS,
+    "batch_size": 1_000_000,
+}  # fmt: skip
+MOST_ENTRIES = 100
+
+Fact = TypeVar("Fact")
+Runs = Annotated[int, Between(1, MOST_RUNS)]
+
+
+@dataclass(frozen=True)
+class TrainedRuns:
+    """Quality of runs that the model never saw.
+
+    Attributes:
+        means: `{"test_<metric>": mean}` of their last checkpoints, on the test split.
+        num_runs: how many; None where it is not known.
+    """
+
+    means: dict[str, float] = field(default_factory=dict)
+    num_runs: int | None = None
+
+    @classmethod
+    def from_json(cls, value: Any) -> TrainedRuns:
+        """Read `{"num_runs": N, "test_<metric>": {"mean": number}}`."""
+        entries = dict(read_value(dict[str, Any], value, "trained_runs"))
+        num_runs = read_value(Runs | None, entries.pop("num_runs", None), "num_runs")
+        means = {name: read_object(Mean, entry, brief(name), ignore_unknown=True) for name, entry in entries.items()}
+        return cls({name: entry.mean for name, entry in means.items()}, num_runs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Inverse of `from_json`."""
+        number = {} if self.num_runs is None else {"num_runs": self.num_runs}
+        return {**number, **{name: {"mean": mean} for name, mean in self.means.items()}}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """An entry of `trained_runs`."""
+
+    mean: float
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """The runs that the model learned from.
+
+    Attributes:
+        num_runs: of the train split.
+        num_checkpoints: of these runs.
+        source: how they were made, as the dataset's header says it: settings by name, whose sizes are bounded here and
+            which `checkpoints_dataset` reads.
+    """
+
+    num_runs: Runs | None = None
+    num_checkpoints: Count | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_source(self.source)
+        made = self.source.get("num_runs", MOST_RUNS)
+        if self.source.get("kind") == "harvest" and self.num_runs is not None and self.num_runs > made:
+            raise ValueError(f"num_runs must be at most the {made} of the source, got {self.num_runs}")
+
+
+@dataclass(frozen=True)
+class AlignmentFacts:
+    """The last stage of the training, through the sampler and the metric; names as in its settings."""
+
+    num_steps: Count
+    gradient: Literal["exact", "evolution"]
+    recursive_share: Annotated[float, Between(0, 1)] = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """Whatever is known of a model's training; None where it is not.
+
+    Attributes:
+        prompt_range: lowest and highest metric of any checkpoint of the runs, raw.
+        attainable_range: mean over the runs of the best metric and of the first, best first, raw.
+        trained_runs: quality of runs of the test split.
+        dataset: the runs of the train split.
+        alignment: the stage after denoising.
+        source: where the numbers come from, if not from a dataset.
+    """
+
+    prompt_range: tuple[float, float] | None = None
+    attainable_range: tuple[float, float] | None = None
+    trained_runs: TrainedRuns | None = None
+    dataset: DatasetFacts = field(default_factory=DatasetFacts)
+    alignment: AlignmentFacts | None = None
+    source: Annotated[str, Between(0, 1000)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt_range is not None and self.prompt_range[0] > self.prompt_range[1]:
+            raise ValueError(f"prompt_range must have its lower end first, got {list(self.prompt_range)}")
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "training") -> TrainingFacts:
+        """Read what `to_json` wrote; entries of newer versions are left out.
+
+        Raises:
+            ValueError: an entry is of another type or out of its range; one sentence begins with `where`.
+        """
+        return read_object(cls, value, where, ignore_unknown=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict, without what is not known."""
+        dataset = {name: entry for name, entry in vars(self.dataset).items() if entry not in (None, {})}
+        entries = {
+            "prompt_range": None if self.prompt_range is None else list(self.prompt_range),
+            "attainable_range": None if self.attainable_range is None else list(self.attainable_range),
+            "trained_runs": None if self.trained_runs is None else self.trained_runs.to_json(),
+            "dataset": dataset or None,
+            "alignment": None if self.alignment is None else asdict(self.alignment),
+            "source": self.source,
+        }
+        return {name: entry for name, entry in entries.items() if entry is not None}
+
+    def check_metric(self, metric: Metric, where: str = "training") -> None:
+        """Refuse ranges that the metric cannot have.
+
+        Raises:
+            ValueError: the worse end of `attainable_range` comes first, or a metric on a log scale is negative.
+        """
+        for name, ends in (("prompt_range", self.prompt_range), ("attainable_range", self.attainable_range)):
+            if ends is not None and metric.transform != "identity" and min(ends) < 0:
+                raise ValueError(f"{where}: {name} of the {metric.name} must not be negative, got {list(ends)}")
+        if self.attainable_range is not None and self.attainable_range != metric.best_first(*sorted(self.attainable())):
+            raise ValueError(
+                f"{where}: attainable_range must have the better end of the {metric.name} first, got "
+                f"{list(self.attainable_range)}"
+            )
+
+    def attainable(self) -> tuple[float, float]:
+        """The runs' mean best metric and that of their inits, raw.
+
+        Raises:
+            ValueError: the model does not know it.
+        """
+        return known("attainable_range", self.attainable_range)
+
+    def seen(self) -> tuple[float, float]:
+        """Lowest and highest metric of any checkpoint, raw; raises as `attainable` does."""
+        return known("prompt_range", self.prompt_range)
+
+    def quality(self) -> TrainedRuns:
+        """Quality of runs of the test split; raises as `attainable` does."""
+        return known("trained_runs", self.trained_runs)
+
+    def prompts(self, num_prompts: int) -> Tensor:
+        """Evenly spaced prompts over the attainable range, the best first: (K,), raw; raises as `attainable` does."""
+        return torch.linspace(*self.attainable(), num_prompts)
+
+
+def known(name: str, value: Fact | None) -> Fact:
+    """A fact that is needed; its absence is an error."""
+    if value is None:
+        raise ValueError(f"the model does not say the {name} of its training data: train it with this toolkit")
+    return value
+
+
+def check_source(source: Mapping[str, Any]) -> None:
+    """Bound the sizes in what says how runs were made, and want the task of a harvest.
+
+    Raises:
+        ValueError: a size is none, or larger than anybody would harvest again.
+    """
+    if len(source) > MOST_ENTRIES:
+        raise ValueError(f"source must have at most {MOST_ENTRIES} entries, got {len(source)}")
+    if source.get("kind") == "harvest" and not isinstance(source.get("task"), str):
+        raise ValueError(f"source must give the task of a harvest as a name, got {brief(source.get('task'))}")
+    for name, most in MOST.items():
+        if name in source:
+            read_value(Annotated[int, Between(1, most)], source[name], f"source: {one_line(name)}")
