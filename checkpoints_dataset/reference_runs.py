@@ -35,6 +35,7 @@ MAX_BYTES = 1 << 30  # of each of the two sets of starts and ends
 NUM_CHECKPOINTS = 20_000
 NUM_TRAJECTORIES = 128
 NUM_HELD_OUT = 512
+MOST_STEPS = 10**9  # of single networks: hours
 
 
 def reference_runs(
@@ -124,6 +125,11 @@ def reference_store(
     config = settings
     for num_runs in candidate_sizes(settings, num_training, num_held_out):
         config = merge(settings, {"num_runs": num_runs}, "harvest")
+        if num_runs * config.num_steps > MOST_STEPS:
+            raise ValueError(
+                f"the training runs of the model take {num_runs * config.num_steps:,} steps of training, more than the "
+                f"{MOST_STEPS:,} that are made again unasked: give the folder of its dataset"
+            )
         store = harvested(config, dataset_folder(config, folder))
         if len(store.runs_of("train")) >= num_training and len(store.runs_of("test")) >= num_held_out:
             break

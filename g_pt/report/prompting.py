@@ -70,7 +70,7 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
         raise ValueError(
             f"at least 2 networks and 2 prompts are needed, got {subject.num_networks} and {subject.num_prompts}"
         )
-    trained, ranges = subject.pipeline.facts.quality(), prompt_ranges(subject, prompt_range)
+    ranges, trained = prompt_ranges(subject, prompt_range), subject.pipeline.facts.quality()
     started = time.perf_counter()
     task, metric = subject.task, subject.metric
     generator = torch.Generator().manual_seed(subject.seed)

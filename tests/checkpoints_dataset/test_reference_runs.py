@@ -129,3 +129,11 @@ def test_other_metrics_and_networks_are_read_as_well(tmp_path):
     runs = reference_runs(CheckpointStore(tmp_path / "data"), "return", num_trajectories=2)
     assert runs.training.starts.shape == (54, 6)
     assert runs.training.trajectories.shape == (2, 4, 6)
+
+
+def test_a_harvest_of_years_is_refused_before_it_begins(facts, tmp_path):
+    source = {**facts.dataset.source, "num_steps": 10**6, "num_runs": 10**6}
+    asking = replace(facts, dataset=DatasetFacts(10**6, source=source))
+    with pytest.raises(ValueError, match=r"1,000,000,000,000 steps .* give the folder of its dataset"):
+        reference_store(asking, tmp_path)
+    assert list(tmp_path.iterdir()) == []

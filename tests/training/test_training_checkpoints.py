@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from g_pt.files.atomic import write_json
+from g_pt.networks.training_facts import TrainingFacts
 from g_pt.training.checkpoints import TrainingCheckpoints, check_replaceable, check_resumable, jsonable
 from g_pt.training.config import OptimizerConfig, ProgressConfig, TrainConfig
 
@@ -17,7 +18,7 @@ def prepared(tmp_path):
     accelerator = Accelerator(cpu=True)
     layer = accelerator.prepare(torch.nn.Linear(2, 2))
     config = TrainConfig(output=tmp_path, progress=ProgressConfig(keep_checkpoints=2))
-    return TrainingCheckpoints(config, {"prompt_range": [0.1, 2.0]}, accelerator), layer
+    return TrainingCheckpoints(config, TrainingFacts((0.1, 2.0)), accelerator), layer
 
 
 def test_old_checkpoints_are_removed_and_the_newest_is_loaded(prepared):
@@ -61,7 +62,7 @@ def test_each_stage_refuses_other_settings_of_its_own(tmp_path):
         old, alignment=replace(old.alignment, learning_rate=0.5), optimizer=OptimizerConfig(learning_rate=0.5)
     )
     first, second = (
-        [TrainingCheckpoints(config, {}, accelerator, stage).settings for config in (old, new)]
+        [TrainingCheckpoints(config, TrainingFacts(), accelerator, stage).settings for config in (old, new)]
         for stage in ("diffusion", "alignment")
     )
     check_resumable(first[0], {**first[1], "optimizer": first[0]["optimizer"]})
