@@ -6,7 +6,6 @@ B = networks, P = parameters per network.
 from __future__ import annotations
 
 import copy
-import inspect
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from g_pt.model.model_folders import check_weights, checked_index, write_shims
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.reference_scheduler import RespacedDDIMScheduler as RespacedDDIMScheduler
 from g_pt.model.reference_transformer import ReferenceTransformer
-from g_pt.model.schedulers import first_noise, make_scheduler, model_input, set_sampling_timesteps
+from g_pt.model.sampling import Condition, sample
+from g_pt.model.schedulers import check_num_steps, make_scheduler
 from g_pt.model.transformer import ParameterTransformer
 from g_pt.networks.metrics import Metric
 from g_pt.networks.modules import module_params, write_module
@@ -236,21 +236,18 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         prompt = self._metric_per_network("prompted", prompted_metric, len(params), device)
         self._check_range(prompt)
         num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        set_sampling_timesteps(self.scheduler, num_steps, device)
+        check_num_steps(self.scheduler, num_steps)
 
         x_start = self.normalizer.normalize(params).to(dtype)  # (B, P)
         if latents is None:
             latents = randn_tensor(x_start.shape, generator=generator, device=device, dtype=dtype)
         elif latents.shape != x_start.shape:
             raise ValueError(f"latents must be {tuple(x_start.shape)}, one per network, got {tuple(latents.shape)}")
-        x_t = first_noise(self.scheduler, latents.to(device, dtype))
-        # not every sampler is stochastic
-        noise = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
-        for t in self.progress_bar(self.scheduler.timesteps):
-            scaled = model_input(self.scheduler, x_t, t)
-            predicted = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
-            x_t = self.scheduler.step(predicted, t, x_t, **noise).prev_sample  # (B, P)
-        updated = self.normalizer.unnormalize(x_t.float())
+        condition = Condition(x_start, starting_metric, prompt)
+        x_0 = sample(
+            self.transformer, self.scheduler, condition, latents.to(device, dtype), num_steps, generator=generator
+        )  # (B, P)
+        updated = self.normalizer.unnormalize(x_0.float())
         if self.config.task in task_names():
             updated = self.task.recalibrate(updated)
         if not updated.isfinite().all():
