@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from g_pt.model.schedulers import first_noise, model_input, set_sampling_timesteps
+from g_pt.tasks.base import Task
 
 Generators = torch.Generator | list[torch.Generator]
 # (number of the step, its time, x after it) -> x to go on with
@@ -77,3 +78,16 @@ def sample(
         if on_step is not None:
             x_t = on_step(i, t, x_t)  # (B, P)
     return x_t
+
+
+def finish_updates(task: Task, updated: Tensor, starts: Tensor) -> Tensor:
+    """Networks as an update leaves them: sampled (B, P) and starts (B, P), both raw, to (B, P).
+
+    What training does not move is as it was at the start; running statistics are estimated anew.
+    """
+    if task.constant_names:
+        updated = updated.clone()
+    for name in task.constant_names:
+        part = task.layout.slices[name]
+        updated[:, part] = starts[:, part]
+    return task.recalibrate(updated)

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.model.sampling import Condition, sample
+from g_pt.model.sampling import Condition, finish_updates, sample
 from g_pt.model.schedulers import default_scheduler, make_scheduler
 from g_pt.networks.training_facts import AlignmentFacts
 from g_pt.runtime.seeds import keyed_generator
@@ -190,7 +190,7 @@ class AlignmentLoss:
             noise = torch.randn(options.batch_size, starts.shape[1], generator=generator)[self.share]
             condition = Condition(normalizer.normalize(updated), metric, self.pipeline.metric.unembedded(wanted))
             x_0 = sample(model, self.scheduler, condition, noise.to(self.device)[rows], UPDATE_STEPS)
-            updated = self.task.recalibrate(normalizer.unnormalize(x_0.float()))
+            updated = finish_updates(self.task, normalizer.unnormalize(x_0.float()), updated)
             metric = self.validation_metric(updated)
         is_usable = updated.isfinite().all(dim=1) & metric.isfinite()
         rows = rows[is_usable]
