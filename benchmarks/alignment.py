@@ -152,7 +152,9 @@ def first_stage(
         return load(base)
     task, options = get_task(config.task), config.pairs
     normalizer, facts = scale_and_facts(store, config.task, config.metric, options.normalization, options.max_runs)
-    return make_pipeline(config, task, make_model(config, task), normalizer, facts)
+    times = config.diffusion.num_train_timesteps
+    model = make_model(task, config.metric, config.model, num_train_timesteps=times, seed=config.seed)
+    return make_pipeline(task, model, normalizer, config.diffusion, facts)
 
 
 def second_stage(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.reference_loop import LoopTransformer
 from g_pt.files.atomic import write_json
-from g_pt.model.diffusion import q_sample
+from g_pt.model.noise import NoiseSchedule
 from g_pt.model.reference_scheduler import reference_alphas_cumprod
 from g_pt.model.reference_transformer import ReferenceTransformer
 from g_pt.networks.metrics import Metric
@@ -119,7 +119,7 @@ def make_batch(batch_size: int) -> tuple[Tensor, ...]:
     x_0, x_start, noise = (torch.randn(batch_size, NUM_PARAMS, generator=generator) for _ in range(3))
     timesteps = torch.randint(1000, (batch_size,), generator=generator)
     starting, prompted = 2.3 * torch.rand(2, batch_size, generator=generator)
-    x_t = q_sample(x_0, noise, reference_alphas_cumprod()[timesteps].float())
+    x_t = NoiseSchedule.from_alphas_cumprod(reference_alphas_cumprod().float())[timesteps].add_noise(x_0, noise)
     return x_t, timesteps, x_start, starting, prompted, x_0
 
 

@@ -33,7 +33,7 @@ from g_pt.reference.splits import token_sizes
 from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_task
 from g_pt.training.config import ModelConfig, PairConfig, TrainConfig
-from g_pt.training.loop import draw_noise
+from g_pt.training.denoising import draw_noise
 from g_pt.training.setup import make_model
 
 PRESET = "paper-mnist"
@@ -118,7 +118,7 @@ def model_costs(config: TrainConfig) -> dict[str, Cost]:
     def ours(tokenization: Literal["units", "chunks"]) -> Callable[[int], Cost]:
         def cost(blocks: int) -> Cost:
             model = replace(config.model, tokenization=tokenization, num_layers=blocks)
-            return cost_of(make_model(replace(config, model=model), task))
+            return cost_of(make_model(task, config.metric, model, num_train_timesteps=1000, seed=0))
 
         return cost
 
@@ -182,7 +182,7 @@ def seconds_of_drawing(config: TrainConfig, rounds: int = 5) -> dict[str, float]
     with tempfile.TemporaryDirectory() as folder:  # networks of MNIST's size, whatever the preset
         sampler = PairSampler(write_random_store(Path(folder), 40), "loss", batch_size=batch, seed=0)
         pairs = best(sampler.batch) * num_params / sampler.store.header.layout.num_params
-    noise = best(lambda step: draw_noise(config, step, slice(None), num_params, torch.device("cpu")))
+    noise = best(lambda step: draw_noise(0, step, 1000, (batch, num_params)))
     return {"pairs": pairs, "noise": noise}
 
 

@@ -30,12 +30,13 @@ from g_pt.files.atomic import write_json
 from g_pt.model.diffusion import diffusion_loss
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pairs import CheckpointPairs
+from g_pt.model.schedulers import noise_schedule, training_schedule
 from g_pt.runtime.cpu_memory import keep_freed_memory
 from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_task
-from g_pt.training.config import ModelConfig, PairConfig, TrainConfig
-from g_pt.training.loop import draw_noise
-from g_pt.training.setup import make_model, make_optimizer, scheduler_alphas
+from g_pt.training.config import ModelConfig, OptimizerConfig
+from g_pt.training.denoising import draw_noise
+from g_pt.training.setup import make_model, make_optimizer
 
 
 class Size(NamedTuple):
@@ -100,13 +101,13 @@ class TrainingStep:
         """Build all that a training builds; the moving average as the loop has it."""
         found = get_task(task)
         model = ModelConfig(**size._asdict())
-        self.config = TrainConfig(task=task, metric="loss", model=model, pairs=PairConfig(batch_size=batch_size))
+        options = self.options = OptimizerConfig()
         self.precision = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.model = make_model(self.config, found).train()
-        self.optimizer = make_optimizer(self.model, self.config.optimizer)
-        self.average = EMAModel(self.model.parameters(), decay=self.config.optimizer.ema_decay, foreach=True)
+        self.model = make_model(found, "loss", model, num_train_timesteps=1000, seed=0).train()
+        self.optimizer = make_optimizer(self.model, options)
+        self.average = EMAModel(self.model.parameters(), decay=options.ema_decay, foreach=True)
         self.normalizer = ParameterNormalizer(found.layout.num_params)
-        self.alphas_cumprod = scheduler_alphas(self.config)
+        self.schedule = training_schedule(noise_schedule())
         self.pairs = random_pairs(batch_size, found.layout.num_params)
         self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}
         self.flops = 3 * self.forward_flops()
@@ -116,15 +117,13 @@ class TrainingStep:
         """Take one step; returns the loss."""
         pairs = self.pairs if pairs is None else pairs
         clock = [time.perf_counter()]
-        timesteps, noise = draw_noise(
-            self.config, step, slice(0, len(pairs)), self.model.layout.num_params, torch.device("cpu")
-        )
+        timesteps, noise = draw_noise(0, step, len(self.schedule), (len(pairs), self.model.layout.num_params))
         clock.append(time.perf_counter())
         loss = self.loss(self.forward, pairs, timesteps, noise)
         clock.append(time.perf_counter())
         loss.backward()
         clock.append(time.perf_counter())
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         clock.append(time.perf_counter())
@@ -137,7 +136,7 @@ class TrainingStep:
     def loss(self, model: Callable[..., Tensor], pairs: CheckpointPairs, timesteps: Tensor, noise: Tensor) -> Tensor:
         """As the loop computes it."""
         with torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
-            return diffusion_loss(model, self.normalizer, pairs, timesteps, noise, self.alphas_cumprod)
+            return diffusion_loss(model, self.normalizer, pairs, timesteps, noise, self.schedule)
 
     def forward_flops(self) -> int:
         """Of the matrix products of one forward pass, attention included."""

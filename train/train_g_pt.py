@@ -66,19 +66,19 @@ def run(program: Program) -> None:
     from g_pt.runtime.processes import Team, leave_team
     from g_pt.tasks import get_task
     from g_pt.tasks.base import PopulationTask, TrainableTask
-    from g_pt.training.accelerators import accelerator_of, use_cpu_threads
+    from g_pt.training.accelerators import use_cpu_threads
     from g_pt.training.alignment import align, check_alignment
     from g_pt.training.checkpoints import check_output, check_replaceable
-    from g_pt.training.loop import fit
+    from g_pt.training.loop import fit, join_processes
     from g_pt.training.setup import process_share
 
     task = get_task(program.task)
-    check_output(program, resume=program.resume)
+    check_output(program.output, resume=program.resume)
     check_replaceable(program.pipeline_folder)
     metric = task.metric(program.metric).name
     config = TrainConfig(**{f.name: getattr(program, f.name) for f in dataclasses.fields(TrainConfig)})
     first_stage = dataclasses.replace(config, pipeline=config.output / "base") if config.alignment.num_steps else config
-    accelerator = accelerator_of(first_stage)
+    accelerator = join_processes(first_stage)
     team = Team(accelerator.process_index, accelerator.num_processes)
     process_share(config.pairs.batch_size, accelerator)  # refused before a long harvest, not after it
     if program.alignment.num_steps:

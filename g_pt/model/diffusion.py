@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from g_pt.model.noise import NoiseSchedule
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pairs import CheckpointPairs
 from g_pt.model.schedulers import FLOW, PredictionType
@@ -22,44 +23,6 @@ from g_pt.networks.parameters import ParameterLayout
 
 TimeWeighting = Literal["uniform", "snr"]
 MAX_SNR = 5.0  # Hang et al. 2023, "Min-SNR": for x_0-prediction the weight is min(SNR, 5)
-
-
-def linear_alphas_cumprod(num_train_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
-    """Products of 1 - beta_t for betas rising linearly: (num_train_timesteps,) float32.
-
-    The same numbers as diffusers' schedulers with `beta_schedule="linear"`.
-    """
-    betas = torch.linspace(beta_start, beta_end, num_train_timesteps, dtype=torch.float32)
-    return torch.cumprod(1 - betas, dim=0)
-
-
-def q_sample(x_0: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, with abar_t of each sample (B,); eq. 4 of Ho et al. 2020."""
-    abar = alphas_cumprod[:, None]
-    return abar.sqrt() * x_0 + (1 - abar).sqrt() * noise
-
-
-def velocity(x_0: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """v = sqrt(abar_t) noise - sqrt(1 - abar_t) x_0, with abar_t of each sample (B,); Salimans and Ho 2022, eq. 5.
-
-    Its own inverse: x_0 = sqrt(abar_t) x_t - sqrt(1 - abar_t) v.
-    """
-    abar = alphas_cumprod[:, None]
-    return abar.sqrt() * noise - (1 - abar).sqrt() * x_0
-
-
-def flow_sigmas(num_train_timesteps: int) -> Tensor:
-    """Noise levels 1/T, 2/T, ..., 1 of flow matching: (num_train_timesteps,), as diffusers' FlowMatch schedulers."""
-    return torch.arange(1, num_train_timesteps + 1, dtype=torch.float32) / num_train_timesteps
-
-
-def flow_sample(x_0: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
-    """x_t = (1 - sigma) x_0 + sigma noise, with sigma of each sample (B,); its velocity over sigma is noise - x_0.
-
-    Lipman et al. 2023, eq. 22 and 23, with time running from x_0 to noise.
-    """
-    sigma = sigmas[:, None]
-    return (1 - sigma) * x_0 + sigma * noise
 
 
 def tensor_weights(layout: ParameterLayout) -> Tensor:
@@ -81,7 +44,7 @@ class Objective:
             min(SNR, 5) of the error of x_0, whichever is predicted.
         param_weights: (P,), of the error over the parameters; None for all alike.
         behaviour: distance (B,) between predicted and true raw parameters (B, P); None for no such term.
-        behavioural_weight: of that distance, times abar_t: at high noise the prediction is a mean of many networks,
+        behavioural_weight: of that distance, times alpha_t²: at high noise the prediction is a mean of many networks,
             which need not behave like any of them.
     """
 
@@ -98,7 +61,7 @@ def diffusion_loss(
     pairs: CheckpointPairs,
     timesteps: Tensor,
     noise: Tensor,
-    alphas_cumprod: Tensor,
+    schedule: NoiseSchedule,
     objective: Objective | None = None,
 ) -> Tensor:
     """Mean squared error of the prediction: a scalar.
@@ -109,23 +72,23 @@ def diffusion_loss(
         pairs: raw parameters (B, P) and metrics (B,).
         timesteps: (B,) int64.
         noise: (B, P), standard normal.
-        alphas_cumprod: (num_train_timesteps,), share of x_0 in the variance of x_t; (1 - sigma)² for flow matching.
+        schedule: of all times of the training.
         objective: what is minimised; x_0-prediction, every error alike, where not given.
     """
     objective = objective or Objective()
     x_0, x_start = normalizer.normalize(pairs.future_params), normalizer.normalize(pairs.starting_params)
-    noised = Noised.draw(objective.prediction_type, x_0, noise, timesteps, alphas_cumprod)
+    noised = Noised.draw(objective.prediction_type, x_0, noise, timesteps, schedule)
     predicted = model(noised.x_t, noised.time, x_start, pairs.starting_metric, pairs.future_metric).float()  # (B, P)
     errors = (predicted - noised.target).square()  # (B, P)
     if objective.param_weights is not None:
         errors = errors * objective.param_weights
     loss = errors.mean(dim=1)  # (B,)
     if objective.weighting == "snr":
-        weights = snr_weights(objective.prediction_type, alphas_cumprod)
+        weights = snr_weights(objective.prediction_type, schedule)
         loss = loss * weights[timesteps] / weights.mean()
     if objective.behaviour is not None and objective.behavioural_weight:
         distance = objective.behaviour(normalizer.unnormalize(noised.x_0(predicted)), pairs.future_params)  # (B,)
-        loss = loss + objective.behavioural_weight * noised.abar * distance
+        loss = loss + objective.behavioural_weight * noised.level.alpha.square() * distance
     return loss.mean()
 
 
@@ -138,40 +101,38 @@ class Noised:
         x_t: (B, P).
         time: (B,), as the sampler will give it.
         target: (B, P).
-        abar: (B,), share of x_0 in the variance of x_t.
+        level: alpha and sigma of each pair, (B,).
     """
 
     prediction_type: PredictionType
     x_t: Tensor
     time: Tensor
     target: Tensor
-    abar: Tensor
+    level: NoiseSchedule
 
     @classmethod
     def draw(
-        cls, prediction_type: PredictionType, x_0: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor
+        cls, prediction_type: PredictionType, x_0: Tensor, noise: Tensor, timesteps: Tensor, schedule: NoiseSchedule
     ) -> Noised:
         """Noise x_0 (B, P) to the timesteps (B,)."""
-        abar = alphas_cumprod[timesteps]  # (B,)
+        level = schedule[timesteps]
+        x_t = level.add_noise(x_0, noise)  # (B, P)
         if prediction_type == FLOW:
             # diffusers' FlowMatch schedulers count their times from 1
-            return cls(prediction_type, flow_sample(x_0, noise, 1 - abar.sqrt()), timesteps + 1, noise - x_0, abar)
-        target = x_0 if prediction_type == "sample" else velocity(x_0, noise, abar)
-        return cls(prediction_type, q_sample(x_0, noise, abar), timesteps, target, abar)
+            return cls(prediction_type, x_t, timesteps + 1, noise - x_0, level)
+        target = x_0 if prediction_type == "sample" else level.velocity(x_0, noise)
+        return cls(prediction_type, x_t, timesteps, target, level)
 
     def x_0(self, predicted: Tensor) -> Tensor:
         """The x_0 (B, P) that a prediction (B, P) means."""
         if self.prediction_type == FLOW:
-            return self.x_t - (1 - self.abar.sqrt())[:, None] * predicted
-        return predicted if self.prediction_type == "sample" else velocity(predicted, self.x_t, self.abar)
+            return self.x_t - self.level.sigma[:, None] * predicted
+        return predicted if self.prediction_type == "sample" else self.level.velocity(predicted, self.x_t)
 
 
-def snr_weights(prediction_type: PredictionType, alphas_cumprod: Tensor) -> Tensor:
+def snr_weights(prediction_type: PredictionType, schedule: NoiseSchedule) -> Tensor:
     """Weights of the error of what is predicted that give that of x_0 min(SNR, 5): (num_train_timesteps,)."""
-    if prediction_type == FLOW:
-        sigma = 1 - alphas_cumprod.sqrt()
-        # an error of the velocity is that of x_0 over sigma
-        return (alphas_cumprod / sigma.square()).clamp(max=MAX_SNR) * sigma.square()
-    snr = alphas_cumprod / (1 - alphas_cumprod)
-    weights = snr.clamp(max=MAX_SNR)
-    return weights / (snr + 1) if prediction_type == "v_prediction" else weights  # its error is x_0's times SNR + 1
+    weights = schedule.snr.clamp(max=MAX_SNR)
+    if prediction_type == FLOW:  # an error of the velocity is that of x_0 over sigma
+        return weights * schedule.sigma.square()
+    return weights / (schedule.snr + 1) if prediction_type == "v_prediction" else weights  # x_0's times SNR + 1

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffusers.utils import logging
 from torch import nn
 
 from g_pt.files.atomic import read_json, write_json
@@ -237,3 +240,15 @@ def brief(value: Any) -> str:
     """A value for an error message: one line, not all of it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+@contextmanager
+def no_loading_bar() -> Iterator[None]:
+    """Keep diffusers' bar over three small files off the screen; it is on again afterwards, if it was on."""
+    was_on = logging._tqdm_active  # there is no public way to ask
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()

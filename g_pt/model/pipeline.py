@@ -6,9 +6,8 @@ B = networks, P = parameters per network.
 from __future__ import annotations
 
 import copy
-import inspect
 import tempfile
-import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,13 +22,25 @@ from torch import Tensor, nn
 from g_pt.hub.download import resolve_model
 from g_pt.hub.model_card import ModelDescription, model_card
 from g_pt.hub.upload import upload_model
-from g_pt.model.model_folders import check_weights, checked_index, write_shims
+from g_pt.model.model_folders import check_weights, checked_index, no_loading_bar, write_shims
 
 # imported here, not lazily: diffusers loads components only from modules that are imported already
 from g_pt.model.normalization import ParameterNormalizer
+from g_pt.model.pipeline_inputs import PromptRangeWarning as PromptRangeWarning
+from g_pt.model.pipeline_inputs import (
+    Starts,
+    check_callback_tensors,
+    check_output_type,
+    check_range,
+    metric_per_network,
+    start_params,
+    to_generator,
+    to_latents,
+)
 from g_pt.model.reference_scheduler import RespacedDDIMScheduler as RespacedDDIMScheduler
 from g_pt.model.reference_transformer import ReferenceTransformer
-from g_pt.model.schedulers import first_noise, make_scheduler, model_input, set_sampling_timesteps
+from g_pt.model.sampling import Condition, finish_updates, sample
+from g_pt.model.schedulers import check_num_steps, make_scheduler
 from g_pt.model.transformer import ParameterTransformer
 from g_pt.networks.metrics import Metric
 from g_pt.networks.modules import module_params, write_module
@@ -41,13 +52,12 @@ from g_pt.tasks.base import Task
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class PromptRangeWarning(UserWarning):
-    """A prompt lies outside the metrics that the model was trained on."""
-
-
 @dataclass
 class ParameterUpdateOutput(BaseOutput):
-    """Updated parameters (B, P), raw, and the starting metric (B,) that the update was conditioned on."""
+    """Updated parameters (B, P), raw, and the starting metric (B,) that the update was conditioned on.
+
+    NumPy arrays where `output_type="np"` was asked for.
+    """
 
     params: Tensor
     starting_metric: Tensor
@@ -57,6 +67,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
     """Samples one update of a network's parameters that should bring its metric to the prompted value."""
 
     model_cpu_offload_seq = "transformer"
+    _callback_tensor_inputs = ("latents",)
 
     def __init__(
         self,
@@ -144,7 +155,8 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         folder = resolve_model(name, **{key: kwargs.pop(key, None) for key in options})
         kwargs.setdefault("use_safetensors", True)  # never fall back to a pickle
         try:
-            pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
+            with no_loading_bar():
+                pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
             check_weights(pipeline.transformer, pipeline.normalizer)
         except Exception as error:  # whatever damaged files lead to
             reason = " ".join(str(error).split())[:300]
@@ -196,68 +208,91 @@ class ParameterUpdatePipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        starting_params: Tensor,
+        starting_params: Starts,
         prompted_metric: float | Tensor,
         starting_metric: float | Tensor | None = None,
         num_inference_steps: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
         latents: Tensor | None = None,
+        *,
+        output_type: str = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> ParameterUpdateOutput:
         """Sample one update for each network.
 
-        The task, where it is registered, then recalibrates the updated networks: their BatchNorm statistics, if any,
-        are estimated anew from training data.
+        The task, where it is registered, then finishes the updated networks: tensors that training leaves as they are,
+        such as frozen layers and constant buffers, are those of the start, and BatchNorm statistics, if any, are
+        estimated anew from training data.
 
         Args:
-            starting_params: (B, P) or (P,), raw.
+            starting_params: (B, P) or (P,), raw: a tensor or an array; or a module, a state dict, or a list of these.
             prompted_metric: wanted metric, one for all networks or (B,), raw; it means the validation metric.
             starting_metric: one for all networks or (B,), raw; measured on the task's validation split where it is
                 not given.
             num_inference_steps: sampling steps; the pipeline's default where it is not given.
-            generator: of the sampling noise.
+            generator: of the sampling noise, or a seed, or a list with one of either for each network.
             latents: (B, P) standard normal noise that sampling begins with; drawn where it is not given. The same
                 latents give the same update with a sampler that adds no noise of its own, such as DDIM.
+            output_type: "pt" for tensors, "np" for arrays.
+            return_dict: False for the tuple of what the output holds.
+            callback_on_step_end: called as `(pipeline, step, timestep, {"latents": x_t})` after each step; x_t (B, P)
+                is normalised, and what it returns under that name takes its place.
+            callback_on_step_end_tensor_inputs: names of what the callback is given.
 
         Returns:
             Updated parameters (B, P), raw, and the starting metric (B,).
 
         Raises:
-            ValueError: wrong shapes, no sampling step, or values that are not finite.
+            ValueError: wrong types or shapes, no network, no sampling step, or values that are not finite.
 
         Warns:
             PromptRangeWarning: a prompt lies outside the metrics seen in training.
         """
         device, dtype = self._execution_device, self.transformer.dtype
-        params = torch.atleast_2d(starting_params).to(device, torch.float32)
-        self._check_params(params)
+        check_output_type(output_type)
+        check_callback_tensors(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        params = start_params(starting_params, self.layout, device)  # (B, P)
+        num = len(params)
         if starting_metric is None:
             starting_metric = self._starting_metric(params)
-        starting_metric = self._metric_per_network("starting", starting_metric, len(params), device)
-        prompt = self._metric_per_network("prompted", prompted_metric, len(params), device)
-        self._check_range(prompt)
+        starting_metric = metric_per_network("starting", starting_metric, self.metric, num, device)  # (B,)
+        prompt = metric_per_network("prompted", prompted_metric, self.metric, num, device)  # (B,)
+        check_range(prompt, self.metric, self.facts.prompt_range)
         num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        set_sampling_timesteps(self.scheduler, num_steps, device)
+        check_num_steps(self.scheduler, num_steps)
+        generators = to_generator(generator, num)
 
         x_start = self.normalizer.normalize(params).to(dtype)  # (B, P)
         if latents is None:
-            latents = randn_tensor(x_start.shape, generator=generator, device=device, dtype=dtype)
-        elif latents.shape != x_start.shape:
-            raise ValueError(f"latents must be {tuple(x_start.shape)}, one per network, got {tuple(latents.shape)}")
-        x_t = first_noise(self.scheduler, latents.to(device, dtype))
-        # not every sampler is stochastic
-        noise = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
-        for t in self.progress_bar(self.scheduler.timesteps):
-            scaled = model_input(self.scheduler, x_t, t)
-            predicted = self.transformer(scaled, t.expand(len(x_t)), x_start, starting_metric, prompt)  # (B, P)
-            x_t = self.scheduler.step(predicted, t, x_t, **noise).prev_sample  # (B, P)
-        updated = self.normalizer.unnormalize(x_t.float())
+            latents = randn_tensor(x_start.shape, generator=generators, device=device, dtype=dtype)  # (B, P)
+        noise = to_latents(latents, x_start.shape).to(device, dtype)
+        condition = Condition(x_start, starting_metric, prompt)
+        with self.progress_bar(total=num_steps) as bar:
+
+            def on_step(step: int, t: Tensor, x_t: Tensor) -> Tensor:
+                if step % self.scheduler.order == 0:  # a step of Heun calls the model twice
+                    bar.update()
+                if callback_on_step_end is None:
+                    return x_t
+                given = {"latents": x_t} if "latents" in callback_on_step_end_tensor_inputs else {}
+                return (callback_on_step_end(self, step, t, given) or {}).get("latents", x_t)
+
+            x_0 = sample(
+                self.transformer, self.scheduler, condition, noise, num_steps, generator=generators, on_step=on_step
+            )  # (B, P)
+        updated = self.normalizer.unnormalize(x_0.float())  # (B, P)
         if self.config.task in task_names():
-            updated = self.task.recalibrate(updated)
+            updated = finish_updates(self.task, updated, params)
         if not updated.isfinite().all():
             raise ValueError(
                 "sampled parameters are not finite: damaged weights, or a scheduler that needs other steps"
             )
-        return ParameterUpdateOutput(params=updated, starting_metric=starting_metric)
+        output = ParameterUpdateOutput(params=updated, starting_metric=starting_metric)
+        if output_type == "np":
+            output = ParameterUpdateOutput(**{name: value.cpu().numpy() for name, value in output.items()})
+        return output if return_dict else output.to_tuple()
 
     def update_module(
         self,
@@ -305,35 +340,3 @@ class ParameterUpdatePipeline(DiffusionPipeline):
                 raise
             raise ValueError(f"the starting {self.metric.name} cannot be measured: {error}; or pass it") from error
         return task.evaluate(params, "validation")[self.metric.name]
-
-    def _check_params(self, params: Tensor) -> None:
-        if params.dim() != 2 or params.shape[1] != self.layout.num_params:
-            raise ValueError(
-                f"this pipeline updates networks of {self.layout.num_params} parameters ({self.layout.describe()}), "
-                f"got {tuple(params.shape)}"
-            )
-        for name, tensor in self.layout.unflatten(params).items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"starting parameters must be finite, but {name!r} holds NaN or infinity")
-
-    def _metric_per_network(self, kind: str, values: float | Tensor, num: int, device: torch.device) -> Tensor:
-        values = torch.as_tensor(values, device=device, dtype=torch.float32)
-        if values.shape not in ((), (1,), (num,)):
-            raise ValueError(f"{kind} {self.metric.name} must be one number or {num}, got {tuple(values.shape)}")
-        if not values.isfinite().all():
-            raise ValueError(f"{kind} {self.metric.name} must be finite, got {values.tolist()}")
-        return values.expand(num)
-
-    def _check_range(self, prompt: Tensor) -> None:
-        known = self.facts.prompt_range
-        if known is None:
-            return
-        low, high = known
-        outside = prompt[(prompt < low) | (prompt > high)]
-        if len(outside):
-            warnings.warn(
-                f"prompted {self.metric.name} {outside[0].item():.4g} lies outside the range seen in training, "
-                f"{low:.4g} to {high:.4g} {self.metric.unit}: the result need not follow the prompt",
-                PromptRangeWarning,
-                stacklevel=4,  # this function, __call__, no_grad
-            )

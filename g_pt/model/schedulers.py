@@ -13,6 +13,8 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
+from g_pt.model.noise import NoiseSchedule
+
 PredictionType = Literal["sample", "v_prediction", "flow_prediction"]
 FLOW = "flow_prediction"  # diffusers' name: the velocity noise - x_0 of straight paths
 
@@ -80,6 +82,13 @@ def noise_schedule(
     }
 
 
+def training_schedule(config: Any) -> NoiseSchedule:
+    """The noise that a model was trained with, from its scheduler's configuration."""
+    if is_flow(config):
+        return NoiseSchedule.straight(config["num_train_timesteps"])
+    return NoiseSchedule.linear(config["num_train_timesteps"], config["beta_start"], config["beta_end"])
+
+
 def default_scheduler(prediction_type: str) -> str:
     """Name of the sampler that a trained pipeline gets: without noise of its own, so that gradients pass it."""
     return "flow-euler" if prediction_type == FLOW else "ddim"
@@ -119,19 +128,26 @@ def make_scheduler(name: str, config: dict[str, Any]) -> SchedulerMixin:
 
 
 def set_sampling_timesteps(scheduler: Any, num_steps: int, device: torch.device) -> None:
-    """Choose the times of a sampling run, from pure noise on, the last step to x_0.
-
-    Raises:
-        ValueError: fewer than 1 step, or more than the model has timesteps.
-    """
-    most = scheduler.config.num_train_timesteps
-    if not 1 <= num_steps <= most:
-        raise ValueError(f"num_inference_steps must be at least 1 and at most {most}, got {num_steps}")
+    """Choose the times of a sampling run, from pure noise on, the last step to x_0; raises as `check_num_steps`."""
+    check_num_steps(scheduler, num_steps)
     if is_flow(scheduler.config):
         # left to itself, diffusers goes from 1 to 1 / num_train_timesteps: its last step would do nothing
         scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / num_steps, num_steps).tolist(), device=device)
     else:
         scheduler.set_timesteps(num_steps, device=device)
+
+
+def check_num_steps(scheduler: Any, num_steps: int) -> None:
+    """Refuse a number of sampling steps that no sampling run can have.
+
+    Raises:
+        ValueError: fewer than 1 step, more than the model has timesteps, or a fraction.
+    """
+    most = scheduler.config.num_train_timesteps
+    if not hasattr(num_steps, "__index__"):
+        raise ValueError(f"num_inference_steps must be a whole number, got {num_steps!r}")
+    if not 1 <= num_steps <= most:
+        raise ValueError(f"num_inference_steps must be at least 1 and at most {most}, got {num_steps}")
 
 
 def first_noise(scheduler: Any, noise: Tensor) -> Tensor:

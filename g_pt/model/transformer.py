@@ -58,6 +58,16 @@ class TransformerBlock(nn.Module):
         return tokens + self.mlp(self.norm2(tokens))  # (B, S, W)
 
 
+def run_layer(
+    mixing: nn.Module, block: nn.Module, tokens: Tensor, edges: list[Tensor], sizes: list[int]
+) -> tuple[Tensor, list[Tensor]]:
+    """Tokens (B, S, W) and edges [(B, R, C, E)] after one layer; groups of units have the given sizes."""
+    if edges:  # or there is nothing to take the tokens apart for
+        groups, edges = mixing(list(tokens.split(sizes, dim=1)), edges)
+        tokens = torch.cat(groups, dim=1)
+    return block(tokens), edges
+
+
 class ParameterTransformer(ModelMixin, ConfigMixin):
     """Predicts the normalised future parameters.
 
@@ -66,6 +76,8 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
     and units exchange what they know. The decoder starts at zero and is added to the start parameters, so that the
     untrained model is the identity update.
     """
+
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -121,6 +133,7 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, mlp_ratio) for _ in range(num_layers))
         self.mixings = nn.ModuleList(EdgeMixing(self.tokens.pairs, width, edge_width) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
+        self.gradient_checkpointing = False  # switched by diffusers' `enable_gradient_checkpointing`
 
     def forward(
         self, x_t: Tensor, timesteps: Tensor, x_start: Tensor, starting_metric: Tensor, prompted_metric: Tensor
@@ -146,10 +159,10 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         sizes = [group.shape[1] for group in groups]
         tokens = torch.cat(groups, dim=1)  # (B, S, W)
         for mixing, block in zip(self.mixings, self.blocks, strict=True):
-            if edges:  # or there is nothing to take the tokens apart for
-                groups, edges = mixing(list(tokens.split(sizes, dim=1)), edges)
-                tokens = torch.cat(groups, dim=1)
-            tokens = block(tokens)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                tokens, edges = self._gradient_checkpointing_func(run_layer, mixing, block, tokens, edges, sizes)
+            else:
+                tokens, edges = run_layer(mixing, block, tokens, edges, sizes)
         units = list(self.norm(tokens).split(sizes, dim=1))[:-1]
         update = self.tokens.decode(units, edges)  # (B, P)
         return x_start + update if self.config.prediction_type == "sample" else update

@@ -20,6 +20,7 @@ from g_pt.permutations import PermutationSpec
 from g_pt.runtime.seeds import seeded_global_generator
 
 Split = Literal["train", "validation", "test"]
+CONSTANCY_EXAMPLES = 16  # training examples on which it is seen which buffers move
 SPLITS: tuple[Split, ...] = get_args(Split)
 Settings = TypeVar("Settings")
 
@@ -95,6 +96,11 @@ class Task(ABC):
         """
         return {}
 
+    @property
+    def constant_names(self) -> tuple[str, ...]:
+        """The tensors that training leaves as they are, and so does an update."""
+        return ()
+
     @cached_property
     def layout(self) -> ParameterLayout:
         """The order of `network()`'s tensors in the flat vector."""
@@ -136,6 +142,19 @@ class TrainableTask(Task):
         Returns:
             (B,) losses.
         """
+
+    @cached_property
+    def constant_names(self) -> tuple[str, ...]:
+        """Frozen parameters and constant buffers: not trained, and as before after a step's `training_losses`."""
+        others = [name for name in self.layout.names if name not in self.trained_names]
+        if not others:
+            return ()
+        params = self.init(2, torch.Generator().manual_seed(0))
+        tensors = {name: tensor.clone() for name, tensor in self.layout.unflatten(params).items()}
+        before = {name: tensors[name].clone() for name in others}
+        with torch.no_grad(), seeded_global_generator(0):
+            self.training_losses(tensors, torch.arange(min(self.num_examples, CONSTANCY_EXAMPLES)))
+        return tuple(name for name in others if torch.equal(tensors[name], before[name]))
 
     @property
     def data_subset(self) -> str | None:

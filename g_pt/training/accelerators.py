@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,26 +20,25 @@ from torch import nn
 
 from g_pt.runtime.cpu_memory import keep_freed_memory
 from g_pt.runtime.processes import PATIENCE, check_launch, cpu_threads_of_a_process, launched_processes
-from g_pt.training.config import TrainConfig
 from g_pt.training.trackers import check_trackers
 
 
-def accelerator_of(config: TrainConfig) -> Accelerator:
-    """Join the processes of this launch, with the precision and the trackers of the settings.
+def accelerator_of(output: Path, *, mixed_precision: str, trackers: Sequence[str] = ()) -> Accelerator:
+    """Join the processes of this launch; trackers write into the output folder.
 
     Raises:
         ValueError: the launch made something else than one program of as many processes as were asked for, or shards
             the model in a way that is not supported, or a tracker is not installed.
     """
     check_launch()
-    check_trackers(config.progress.trackers)
+    check_trackers(trackers)
     # without a word from the launcher Accelerate takes several processes on CPUs for as many programs
     several_cpus = launched_processes() > 1 and "RANK" in os.environ and not torch.accelerator.is_available()
     accelerator = Accelerator(
-        mixed_precision=config.optimizer.mixed_precision,
+        mixed_precision=mixed_precision,
         cpu=several_cpus,
-        log_with=list(config.progress.trackers) or None,
-        project_config=ProjectConfiguration(project_dir=str(config.output), logging_dir=str(config.output)),
+        log_with=list(trackers) or None,
+        project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output)),
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=PATIENCE),
             # the model's buffers never change, and alignment calls it several times before each backward

@@ -11,34 +11,24 @@ B = networks, P = parameters per network.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
-from g_pt.model.diffusion import diffusion_loss
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.model.schedulers import default_scheduler, first_noise, make_scheduler, set_sampling_timesteps
+from g_pt.model.sampling import Condition, finish_updates, sample
+from g_pt.model.schedulers import default_scheduler, make_scheduler
 from g_pt.networks.training_facts import AlignmentFacts
 from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks.base import Task
-from g_pt.training.accelerators import accelerator_of
-from g_pt.training.config import TrainConfig
+from g_pt.training.config import AlignmentConfig, TrainConfig
+from g_pt.training.denoising import DenoisingLoss
 from g_pt.training.generalization import GeneralizationGap
-from g_pt.training.loop import draw_noise, train_stage
+from g_pt.training.loop import join_processes, make_denoising_loss, make_probe, make_stage, train_stage
 from g_pt.training.metric_gap import has_exact_gradient, make_reached
-from g_pt.training.probe import PromptProbe
-from g_pt.training.setup import (
-    ALIGNMENT_STREAM,
-    GAP_STREAM,
-    PairSource,
-    make_objective,
-    permuted_pairs,
-    process_share,
-    scheduler_alphas,
-)
+from g_pt.training.setup import ALIGNMENT_STREAM, GAP_STREAM, PairSource, process_share
 
 # Networks and training examples from which the gap between training and validation metric is estimated.
 GAP_NETWORKS, GAP_EXAMPLES = 512, 1024
@@ -83,17 +73,21 @@ def align(
         warmup_steps=min(50, options.num_steps // 10),
     )
     settings = replace(config, optimizer=optimizer, output=config.output / "alignment", pipeline=config.pipeline_folder)
-    accelerator = accelerator or accelerator_of(settings)
+    accelerator = accelerator or join_processes(settings)
     check_alignment(config, task, accelerator)
     pipeline.to(accelerator.device)
-    gradient: Literal["exact", "evolution"] = "exact" if has_exact_gradient(config, task) else "evolution"
-    stage = AlignmentFacts(options.num_steps, gradient, options.recursive_share)
-    facts = replace(pipeline.facts, alignment=stage)
+    gradient: Literal["exact", "evolution"] = (
+        "exact" if has_exact_gradient(task, config.metric, options.gradient) else "evolution"
+    )
+    facts = replace(pipeline.facts, alignment=AlignmentFacts(options.num_steps, gradient, options.recursive_share))
     pipeline.register_to_config(num_inference_steps=options.num_inference_steps, training=facts.to_json())
-    loss = AlignmentLoss(config, task, pipeline, pairs, accelerator)
-    probe = PromptProbe(config, task, pipeline, held_out)
+    # pairs and noise that the first stage has not seen
+    denoising = make_denoising_loss(config, task, pipeline, pairs, accelerator, config.optimizer.num_steps)
+    loss = AlignmentLoss(options, task, pipeline, denoising, accelerator, seed=config.seed)
+    probe = make_probe(config, task, pipeline, held_out)
+    stage = make_stage(settings, pipeline, "alignment")
     resume = resume and (settings.output / "train_config.json").is_file()
-    return train_stage(settings, pipeline, loss, probe, accelerator, stage="alignment", resume=resume)
+    return train_stage(stage, pipeline, loss, probe, accelerator, resume=resume)
 
 
 def check_alignment(config: TrainConfig, task: Task, accelerator: Accelerator) -> None:
@@ -103,7 +97,7 @@ def check_alignment(config: TrainConfig, task: Task, accelerator: Accelerator) -
         ValueError: the prompted metric cannot be measured in training (see `has_exact_gradient`), or the batch is
             larger than that of the first stage, or does not divide among the processes.
     """
-    has_exact_gradient(config, task)
+    has_exact_gradient(task, config.metric, config.alignment.gradient)
     most, wanted = config.pairs.batch_size, config.alignment.batch_size
     if wanted > most:
         raise ValueError(f"alignment.batch_size must be at most pairs.batch_size = {most}, got {wanted}")
@@ -118,23 +112,22 @@ class AlignmentLoss:
 
     def __init__(
         self,
-        config: TrainConfig,
+        options: AlignmentConfig,
         task: Task,
         pipeline: ParameterUpdatePipeline,
-        pairs: PairSource,
+        denoising: DenoisingLoss,
         accelerator: Accelerator,
+        *,
+        seed: int,
     ) -> None:
-        self.config, self.task, self.pipeline = config, task, pipeline
-        self.pairs = permuted_pairs(config, task, pairs)
+        """`denoising` gives the pairs too, whose earlier networks are starts."""
+        self.options, self.task, self.pipeline, self.denoising, self.seed = options, task, pipeline, denoising, seed
         self.device = accelerator.device
-        self.share = process_share(config.alignment.batch_size, accelerator)
-        self.scheduler = make_scheduler(
-            default_scheduler(config.model.prediction_type), dict(pipeline.scheduler.config)
-        )
-        self.alphas_cumprod = scheduler_alphas(config).to(self.device)
-        self.objective = make_objective(config, task, self.device)
-        self.reached = make_reached(config, task, pipeline.metric, pipeline.normalizer)
-        facts, options = pipeline.facts, config.alignment
+        self.share = process_share(options.batch_size, accelerator)
+        schedule = dict(pipeline.scheduler.config)
+        self.scheduler = make_scheduler(default_scheduler(schedule["prediction_type"]), schedule)
+        self.reached = make_reached(task, pipeline.metric, pipeline.normalizer, options)
+        facts = pipeline.facts
         low, high = self.transformed(facts.attainable())
         margin = options.margin * (high - low)
         # where most prompts are drawn from, and where the others are, transformed
@@ -143,27 +136,21 @@ class AlignmentLoss:
 
     def __call__(self, model: nn.Module, step: int) -> Tensor:
         """The loss of a step: a scalar."""
-        options, metric, normalizer = self.config.alignment, self.pipeline.metric, self.pipeline.normalizer
-        generator = keyed_generator(self.config.seed, step, ALIGNMENT_STREAM)
+        options, metric, normalizer = self.options, self.pipeline.metric, self.pipeline.normalizer
+        generator = keyed_generator(self.seed, step, ALIGNMENT_STREAM)
         starts, starting = self.draw_starts(step, generator)  # (b, P), (b,), raw
         if options.recursive_share:
             starts, starting = self.updated_starts(model, starts, starting, generator)
         wanted = self.draw_prompts(generator).to(self.device)  # (b,), transformed
         noise = torch.randn(options.batch_size, starts.shape[1], generator=generator)[self.share].to(self.device)
         num_steps = int(torch.randint(2, options.max_sampling_steps + 1, (), generator=generator))
-        x_0 = sample_with_gradient(
-            model,
-            self.scheduler,
-            normalizer.normalize(starts),
-            starting,
-            metric.unembedded(wanted),
-            noise,
-            num_steps=num_steps,
-            gradient_steps=options.gradient_steps,
+        condition = Condition(normalizer.normalize(starts), starting, metric.unembedded(wanted))
+        x_0 = sample(
+            model, self.scheduler, condition, noise, num_steps, gradient_steps=options.gradient_steps
         )  # (b, P)
         with torch.autocast(self.device.type, enabled=False):
             loss = self.reached.squared_gap(x_0.float(), self.gap(wanted), generator, self.share)
-        return loss + options.diffusion_weight * self.denoising_loss(model, step) if options.diffusion_weight else loss
+        return loss + options.diffusion_weight * self.denoising(model, step) if options.diffusion_weight else loss
 
     def transformed(self, values: tuple[float, float]) -> tuple[float, float]:
         """Lowest and highest of two raw metrics, transformed."""
@@ -172,10 +159,10 @@ class AlignmentLoss:
 
     def draw_starts(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Fresh inits and harvested checkpoints of this process, (b, P), and their metrics, (b,); raw."""
-        options = self.config.alignment
+        options = self.options
         num_checkpoints = round(options.checkpoint_share * options.batch_size)
         fresh = self.task.init(options.batch_size - num_checkpoints, generator)
-        found = self.pairs(step, slice(0, num_checkpoints))
+        found = self.denoising.pairs(step, slice(0, num_checkpoints))
         params = torch.cat([fresh, found.starting_params.to(fresh.device)])[self.share].to(self.device)
         known = torch.cat([torch.full((len(fresh),), torch.nan), found.starting_metric.cpu()])[self.share]
         metric = known.to(self.device)
@@ -192,7 +179,7 @@ class AlignmentLoss:
         Rows are chosen at even distances in the global batch, so that any split of it agrees. A process updates one at
         least: of a sharded model all must take part in every forward.
         """
-        options, normalizer = self.config.alignment, self.pipeline.normalizer
+        options, normalizer = self.options, self.pipeline.normalizer
         places = torch.arange(options.batch_size + 1) * options.recursive_share
         rows = (places[1:].floor() > places[:-1].floor())[self.share].nonzero()[:, 0]
         rows = rows.to(self.device) if len(rows) else torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -201,17 +188,9 @@ class AlignmentLoss:
         for _ in range(NUMBERS_OF_UPDATES[drawn]):
             wanted = self.draw_prompts(generator).to(self.device)[rows]  # transformed
             noise = torch.randn(options.batch_size, starts.shape[1], generator=generator)[self.share]
-            x_0 = sample_with_gradient(
-                model,
-                self.scheduler,
-                normalizer.normalize(updated),
-                metric,
-                self.pipeline.metric.unembedded(wanted),
-                noise.to(self.device)[rows],
-                num_steps=UPDATE_STEPS,
-                gradient_steps=0,
-            )
-            updated = self.task.recalibrate(normalizer.unnormalize(x_0.float()))
+            condition = Condition(normalizer.normalize(updated), metric, self.pipeline.metric.unembedded(wanted))
+            x_0 = sample(model, self.scheduler, condition, noise.to(self.device)[rows], UPDATE_STEPS)
+            updated = finish_updates(self.task, normalizer.unnormalize(x_0.float()), updated)
             metric = self.validation_metric(updated)
         is_usable = updated.isfinite().all(dim=1) & metric.isfinite()
         rows = rows[is_usable]
@@ -222,18 +201,18 @@ class AlignmentLoss:
 
     def draw_prompts(self, generator: torch.Generator) -> Tensor:
         """Prompts of this process, uniform in the transformed metric: (b,)."""
-        size = (self.config.alignment.batch_size,)
+        size = (self.options.batch_size,)
         near, far = (low + (high - low) * torch.rand(size, generator=generator) for low, high in self.ranges)
-        anywhere = torch.rand(size, generator=generator) < self.config.alignment.full_range_share
+        anywhere = torch.rand(size, generator=generator) < self.options.full_range_share
         return torch.where(anywhere, far, near)[self.share]
 
     @torch.no_grad()
     def measure_gap(self) -> GeneralizationGap:
         """Which training metric goes with which validation metric, from harvested networks."""
         validation, training = [], []
-        for step in range(-(-GAP_NETWORKS // self.config.pairs.batch_size)):
-            batch = self.pairs(step, slice(None)).to(self.device)
-            generator = keyed_generator(self.config.seed, GAP_STREAM)  # the same examples for all
+        for step in range(-(-GAP_NETWORKS // self.denoising.size)):
+            batch = self.denoising.pairs(step, slice(None)).to(self.device)
+            generator = keyed_generator(self.seed, GAP_STREAM)  # the same examples for all
             validation.append(self.pipeline.metric.embedded(batch.future_metric))
             training.append(self.reached.measure(batch.future_params, GAP_EXAMPLES, generator))
         return GeneralizationGap.fit(torch.cat(validation), torch.cat(training))
@@ -242,51 +221,3 @@ class AlignmentLoss:
         """Raw metric of raw parameters (b, P) in full precision, as the pipeline measures it: (b,)."""
         with torch.autocast(self.device.type, enabled=False):
             return self.task.evaluate(params, "validation")[self.pipeline.metric.name]
-
-    def denoising_loss(self, model: nn.Module, step: int) -> Tensor:
-        """The loss of the first stage, on pairs and noise of its own."""
-        step += self.config.optimizer.num_steps  # pairs and noise that the first stage has not seen
-        batch = self.pairs(step, self.share).to(self.device)
-        timesteps, noise = draw_noise(self.config, step, self.share, self.task.layout.num_params, self.device)
-        return diffusion_loss(
-            model, self.pipeline.normalizer, batch, timesteps, noise, self.alphas_cumprod, self.objective(step)
-        )
-
-
-def sample_with_gradient(
-    model: nn.Module,
-    scheduler: SchedulerMixin,
-    x_start: Tensor,
-    starting_metric: Tensor,
-    prompted_metric: Tensor,
-    noise: Tensor,
-    *,
-    num_steps: int,
-    gradient_steps: int,
-) -> Tensor:
-    """Sample updates as the pipeline does, differentiable through the last steps.
-
-    Args:
-        model: predicts what the scheduler expects.
-        scheduler: a diffusers sampler that adds no noise of its own.
-        x_start: (B, P), normalised.
-        starting_metric: (B,), raw.
-        prompted_metric: (B,), raw.
-        noise: (B, P), standard normal: x at the first time.
-        num_steps: sampling steps.
-        gradient_steps: last steps through which the gradient flows.
-
-    Returns:
-        x_0, (B, P), normalised.
-    """
-    sampler: Any = scheduler
-    set_sampling_timesteps(sampler, num_steps, x_start.device)
-    x_t = first_noise(sampler, noise)
-    for i, t in enumerate(sampler.timesteps):
-        if i == num_steps - gradient_steps:
-            # below PyTorch 2.11 autocast would use its copies of the weights from the steps without gradient again
-            torch.clear_autocast_cache()
-        with torch.set_grad_enabled(i >= num_steps - gradient_steps):
-            predicted = model(x_t, t.expand(len(x_t)), x_start, starting_metric, prompted_metric)  # (B, P)
-            x_t = sampler.step(predicted.float(), t, x_t).prev_sample  # (B, P)
-    return x_t

@@ -12,7 +12,6 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,11 +23,8 @@ from g_pt.files.folder_lock import folder_lock
 from g_pt.files.schema import brief
 from g_pt.hub.download import CARD_FILE, INDEX_FILE, REPORT_FILE
 from g_pt.model.model_folders import CLASSES, PIPELINE_CLASS, SHIM, WEIGHTS
-from g_pt.networks.training_facts import TrainingFacts
 from g_pt.runtime.processes import Team
 from g_pt.training.accelerators import is_sharded
-from g_pt.training.config import TrainConfig
-from g_pt.training.early_stopping import Stage
 from g_pt.training.log import LOG_FILE
 
 CONFIG_FILE = "train_config.json"
@@ -54,18 +50,25 @@ class TrainingCheckpoints:
 
     def __init__(
         self,
-        config: TrainConfig,
-        training_facts: TrainingFacts,
+        output: Path,
+        settings: dict[str, Any],
         accelerator: Accelerator,
-        stage: Stage = "diffusion",
         states: Mapping[str, Saved] | None = None,
+        *,
+        keep: int = 2,
     ) -> None:
-        """`states` are saved as `NAME.pt`; where the model is sharded every process saves its own."""
-        self.config, self.accelerator, self.states = config, accelerator, dict(states or {})
-        self.settings = jsonable({**asdict(config), "data": training_facts.to_json()})
-        if stage == "diffusion":
-            del self.settings["alignment"]  # it may change once the first stage is done
-        self.folder = config.output / "checkpoints"
+        """Look at a run's folder.
+
+        Args:
+            output: folder of the run.
+            settings: as JSON; a resumed run must have those it was started with.
+            accelerator: has prepared the model and its optimizer.
+            states: saved as `NAME.pt`; where the model is sharded every process saves its own.
+            keep: checkpoints; older ones are removed.
+        """
+        self.output, self.settings, self.accelerator, self.keep = output, settings, accelerator, keep
+        self.states = dict(states or {})
+        self.folder = output / "checkpoints"
 
     def saved_steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
@@ -84,13 +87,13 @@ class TrainingCheckpoints:
             OSError: there is a run and it is not to be resumed, or there is none to resume.
             ValueError: the run was made with other settings, or all its checkpoints are damaged.
         """
-        check_output(self.config, resume=resume)
+        check_output(self.output, resume=resume)
         if resume:
-            check_resumable(read_json(self.config.output / CONFIG_FILE), self.settings)
+            check_resumable(read_json(self.output / CONFIG_FILE), self.settings)
             return self.load_newest()
         self.accelerator.wait_for_everyone()  # or a slow process would find the settings of this very run
         if self.accelerator.is_main_process:
-            write_json(self.config.output / CONFIG_FILE, self.settings)
+            write_json(self.output / CONFIG_FILE, self.settings)
         return 0
 
     def load_newest(self) -> int:
@@ -154,7 +157,7 @@ class TrainingCheckpoints:
             write_json(temporary / FILES_FILE, fingerprints(temporary))
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
-            for old in self.saved_steps()[: -self.config.progress.keep_checkpoints]:
+            for old in self.saved_steps()[: -self.keep]:
                 shutil.rmtree(self.path(old))
         accelerator.wait_for_everyone()
 
@@ -202,16 +205,14 @@ def training_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         yield
 
 
-def check_output(config: TrainConfig, *, resume: bool) -> None:
+def check_output(output: Path, *, resume: bool) -> None:
     """Refuse to start over an earlier run, and to resume where there is none."""
-    has_run = (config.output / CONFIG_FILE).is_file()
-    has_results = any((config.output / name).exists() for name in ("checkpoints", "pipeline", LOG_FILE))
+    has_run = (output / CONFIG_FILE).is_file()
+    has_results = any((output / name).exists() for name in ("checkpoints", "pipeline", LOG_FILE))
     if resume and not has_run:
-        raise FileNotFoundError(f"{config.output} holds no run to resume; start without --resume")
+        raise FileNotFoundError(f"{output} holds no run to resume; start without --resume")
     if not resume and has_results:
-        raise FileExistsError(
-            f"{config.output} holds a training run: continue it with --resume, or name another --output"
-        )
+        raise FileExistsError(f"{output} holds a training run: continue it with --resume, or name another --output")
 
 
 def check_replaceable(folder: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+StageName = Literal["diffusion", "alignment"]
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -252,3 +253,19 @@ class TrainConfig:
     def pipeline_folder(self) -> Path:
         """Where the trained pipeline is saved."""
         return self.pipeline or self.output / "pipeline"
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of a training run."""
+
+    name: StageName
+    seed: int
+    optimizer: OptimizerConfig
+    progress: ProgressConfig
+    output: Path
+    """Folder of the log and the checkpoints."""
+    pipeline_folder: Path
+    """Where the trained pipeline is saved."""
+    settings: dict[str, Any]
+    """All that decides the stage, as JSON: a resumed run must have the same."""

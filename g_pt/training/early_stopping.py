@@ -7,16 +7,15 @@ fresh inits, measured on the validation split. Test runs and the test split have
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from g_pt.training.config import ProgressConfig
+from g_pt.training.config import ProgressConfig, StageName
 from g_pt.training.ema import AveragedWeights
 
-Stage = Literal["diffusion", "alignment"]
 # what a stage is judged by, and the sign that makes smaller better
-CRITERIA: dict[Stage, tuple[str, float]] = {"diffusion": ("held_out_loss", 1.0), "alignment": ("alignment", -1.0)}
+CRITERIA: dict[StageName, tuple[str, float]] = {"diffusion": ("held_out_loss", 1.0), "alignment": ("alignment", -1.0)}
 
 
 class WeightChoice:
@@ -25,7 +24,7 @@ class WeightChoice:
     All of it is saved with every checkpoint, so that a resumed run chooses and stops as an uninterrupted one.
     """
 
-    def __init__(self, options: ProgressConfig, stage: Stage, averaged: AveragedWeights) -> None:
+    def __init__(self, options: ProgressConfig, stage: StageName, averaged: AveragedWeights) -> None:
         self.options, self.averaged = options, averaged
         self.criterion, self.sign = CRITERIA[stage]
         self.best = math.inf  # times the sign

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from g_pt.model.diffusion import Noised, Objective, diffusion_loss
 from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.schedulers import training_schedule
 from g_pt.runtime.seeds import keyed_generator
-from g_pt.training.config import TrainConfig
-from g_pt.training.setup import HELD_OUT_STREAM, PairSource, scheduler_alphas
+from g_pt.training.setup import HELD_OUT_STREAM, PairSource
 
 HELD_OUT_BATCHES = 4
 
@@ -36,22 +36,22 @@ class HeldOut:
 
 
 @torch.no_grad()
-def measure_held_out(config: TrainConfig, pipeline: ParameterUpdatePipeline, pairs: PairSource) -> HeldOut:
-    """Measure the pipeline's model as it is."""
-    device, size, layout = pipeline.transformer.device, config.pairs.batch_size, pipeline.layout
-    generator = keyed_generator(config.seed, HELD_OUT_STREAM)
-    alphas_cumprod = scheduler_alphas(config).to(device)
+def measure_held_out(pipeline: ParameterUpdatePipeline, pairs: PairSource, *, batch_size: int, seed: int) -> HeldOut:
+    """Measure the pipeline's model as it is, on a few batches."""
+    device, layout = pipeline.transformer.device, pipeline.layout
+    generator = keyed_generator(seed, HELD_OUT_STREAM)
+    schedule = training_schedule(pipeline.scheduler.config).to(device)
+    objective = Objective(pipeline.scheduler.config.prediction_type)
     losses, errors, networks, metrics = [], [], [], []
     for step in range(HELD_OUT_BATCHES):
-        timesteps = torch.randint(config.diffusion.num_train_timesteps, (size,), generator=generator).to(device)
-        noise = torch.randn(size, layout.num_params, generator=generator).to(device)
+        timesteps = torch.randint(len(schedule), (batch_size,), generator=generator).to(device)
+        noise = torch.randn(batch_size, layout.num_params, generator=generator).to(device)
         batch = pairs(step, slice(None)).to(device)
         model = Recorder(pipeline.transformer)
-        objective = Objective(config.model.prediction_type)
-        loss = diffusion_loss(model, pipeline.normalizer, batch, timesteps, noise, alphas_cumprod, objective)
+        loss = diffusion_loss(model, pipeline.normalizer, batch, timesteps, noise, schedule, objective)
         losses.append(loss.item())
         x_0 = pipeline.normalizer.normalize(batch.future_params)
-        noised = Noised.draw(objective.prediction_type, x_0, noise, timesteps, alphas_cumprod)
+        noised = Noised.draw(objective.prediction_type, x_0, noise, timesteps, schedule)
         errors.append((model.predicted.float() - noised.target).square().mean(dim=0))
         networks.append(x_0)
         metrics.append(pipeline.metric.embedded(batch.future_metric))

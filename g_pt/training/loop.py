@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from g_pt.files.atomic import atomic_folder
 from g_pt.hub.download import CARD_FILE
-from g_pt.model.diffusion import diffusion_loss
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.networks.training_facts import TrainingFacts
@@ -31,16 +31,18 @@ from g_pt.training.checkpoints import (
     TrainingCheckpoints,
     check_output,
     check_replaceable,
+    jsonable,
     training_lock,
 )
-from g_pt.training.config import OptimizerConfig, TrainConfig
-from g_pt.training.early_stopping import Stage, WeightChoice
+from g_pt.training.config import OptimizerConfig, StageConfig, StageName, TrainConfig
+from g_pt.training.denoising import DenoisingLoss
+from g_pt.training.early_stopping import WeightChoice
 from g_pt.training.ema import AveragedWeights
+from g_pt.training.held_out import measure_held_out
 from g_pt.training.log import TrainingLog
 from g_pt.training.probe import PromptProbe
 from g_pt.training.setup import (
     GLOBAL_STREAM,
-    NOISE_STREAM,
     PairSource,
     make_model,
     make_objective,
@@ -48,7 +50,6 @@ from g_pt.training.setup import (
     make_pipeline,
     permuted_pairs,
     process_share,
-    scheduler_alphas,
 )
 from g_pt.training.steps import compiled, update_norm, whole
 from g_pt.training.trackers import Trackers
@@ -83,72 +84,109 @@ def fit(
     Returns:
         The pipeline with the averaged weights, in evaluation mode.
     """
-    accelerator = accelerator or accelerator_of(config)
-    device = accelerator.device
-    share = process_share(config.pairs.batch_size, accelerator)
-    pipeline = make_pipeline(config, task, make_model(config, task), normalizer.to(device), training_facts)
-    probe = PromptProbe(config, task, pipeline, held_out)
-    alphas_cumprod = scheduler_alphas(config).to(device)
-    objective = make_objective(config, task, device)
-    pairs = permuted_pairs(config, task, pairs)
+    accelerator = accelerator or join_processes(config)
+    process_share(config.pairs.batch_size, accelerator)  # refused before anything is made
+    num_times = config.diffusion.num_train_timesteps
+    model = make_model(task, config.metric, config.model, num_train_timesteps=num_times, seed=config.seed)
+    pipeline = make_pipeline(task, model, normalizer.to(accelerator.device), config.diffusion, training_facts)
+    probe = make_probe(config, task, pipeline, held_out)
+    loss = make_denoising_loss(config, task, pipeline, pairs, accelerator)
+    return train_stage(make_stage(config, pipeline, "diffusion"), pipeline, loss, probe, accelerator, resume=resume)
 
-    def loss_of(model: nn.Module, step: int) -> Tensor:
-        batch = pairs(step, share).to(device)
-        timesteps, noise = draw_noise(config, step, share, task.layout.num_params, device)
-        return diffusion_loss(model, normalizer, batch, timesteps, noise, alphas_cumprod, objective(step))
 
-    return train_stage(config, pipeline, loss_of, probe, accelerator, resume=resume)
+def join_processes(config: TrainConfig) -> Accelerator:
+    """The accelerator of the settings; see `accelerator_of`."""
+    precision, trackers = config.optimizer.mixed_precision, config.progress.trackers
+    return accelerator_of(config.output, mixed_precision=precision, trackers=trackers)
+
+
+def make_probe(
+    config: TrainConfig, task: Task, pipeline: ParameterUpdatePipeline, held_out: PairSource | None
+) -> PromptProbe:
+    """What measures a stage: fresh inits at a few prompts, and pairs of runs that are not learned from."""
+    size, seed = config.pairs.batch_size, config.seed
+    measure = partial(measure_held_out, pipeline, held_out, batch_size=size, seed=seed) if held_out else None
+    return PromptProbe(task, pipeline, config.progress, seed, measure)
+
+
+def make_denoising_loss(
+    config: TrainConfig,
+    task: Task,
+    pipeline: ParameterUpdatePipeline,
+    pairs: PairSource,
+    accelerator: Accelerator,
+    first_step: int = 0,
+) -> DenoisingLoss:
+    """The loss of the first stage from a step on."""
+    prediction_type, seed = config.model.prediction_type, config.seed
+    return DenoisingLoss(
+        pipeline,
+        permuted_pairs(pairs, task, config.pairs, seed=seed),
+        make_objective(task, config.diffusion, prediction_type, seed=seed, device=accelerator.device),
+        accelerator,
+        batch_size=config.pairs.batch_size,
+        seed=seed,
+        first_step=first_step,
+    )
+
+
+def make_stage(config: TrainConfig, pipeline: ParameterUpdatePipeline, name: StageName) -> StageConfig:
+    """What `train_stage` needs of the settings."""
+    settings = jsonable({**asdict(config), "data": pipeline.facts.to_json()})
+    if name == "diffusion":
+        del settings["alignment"]  # it may change once the first stage is done
+    return StageConfig(
+        name, config.seed, config.optimizer, config.progress, config.output, config.pipeline_folder, settings
+    )
 
 
 def train_stage(
-    config: TrainConfig,
+    stage: StageConfig,
     pipeline: ParameterUpdatePipeline,
     loss_of: Loss,
     probe: PromptProbe,
     accelerator: Accelerator,
     *,
-    stage: Stage = "diffusion",
     resume: bool,
 ) -> ParameterUpdatePipeline:
-    """Minimise a loss from the pipeline's weights on, with `config.optimizer`; save and return the pipeline.
+    """Minimise a loss from the pipeline's weights on; save and return the pipeline.
 
     Raises:
         FolderBusyError: another training is writing to the output folder.
     """
-    check_output(config, resume=resume)  # before the lock makes the folder
-    with training_lock(config.output, accelerator):
-        return minimise(config, pipeline, loss_of, probe, accelerator, stage, resume)
+    check_output(stage.output, resume=resume)  # before the lock makes the folder
+    with training_lock(stage.output, accelerator):
+        return minimise(stage, pipeline, loss_of, probe, accelerator, resume)
 
 
 def minimise(
-    config: TrainConfig,
+    stage: StageConfig,
     pipeline: ParameterUpdatePipeline,
     loss_of: Loss,
     probe: PromptProbe,
     accelerator: Accelerator,
-    stage: Stage,
     resume: bool,
 ) -> ParameterUpdatePipeline:
     """The steps of `train_stage`, by the only writer of the output folder."""
-    options, model = config.optimizer, pipeline.transformer
-    check_replaceable(config.pipeline_folder)
+    options, progress, model = stage.optimizer, stage.progress, pipeline.transformer
+    check_replaceable(stage.pipeline_folder)
     use_cpu_threads(options.cpu_threads, accelerator.device)
     wrapped, optimizer = prepared(model.train(), make_optimizer(model, options), accelerator)
     averaged = AveragedWeights(model, options.ema_decay)
-    choice = WeightChoice(config.progress, stage, averaged)
+    choice = WeightChoice(progress, stage.name, averaged)
     states: dict[str, Saved] = {"averages": averaged, "choice": choice}
-    checkpoints = TrainingCheckpoints(config, pipeline.facts, accelerator, stage, states)
+    checkpoints = TrainingCheckpoints(stage.output, stage.settings, accelerator, states, keep=progress.keep_checkpoints)
     first_step = checkpoints.start(resume=resume)
-    trackers = Trackers(accelerator, config, checkpoints.settings, first_step)
-    log = TrainingLog(config.output, first_step, enabled=accelerator.is_main_process, listener=trackers)
-    bar, smooth_loss = progress_bar(config, first_step, accelerator), None
+    trackers = Trackers(accelerator, stage.output, stage.settings, first_step)
+    log = TrainingLog(stage.output, first_step, enabled=accelerator.is_main_process, listener=trackers)
+    bar, smooth_loss = progress_bar(first_step, options.num_steps, accelerator), None
     called = compiled(wrapped) if options.compile else wrapped
     last_step = first_step if choice.is_over else options.num_steps
     for step in range(first_step, last_step):
         rate = learning_rate(step, options)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with seeded_global_generator(global_seed(config, step, accelerator)), accelerator.autocast():
+        with seeded_global_generator(global_seed(stage.seed, step, accelerator)), accelerator.autocast():
             loss = loss_of(called, step)
         accelerator.backward(loss)
         grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), options.max_grad_norm)
@@ -162,9 +200,9 @@ def minimise(
         smooth_loss = mean_loss if smooth_loss is None else 0.98 * smooth_loss + 0.02 * mean_loss
         bar.update()
         bar.set_postfix_str(f"loss {smooth_loss:.4f}", refresh=False)
-        if due(done, config.progress.evaluate_every, options.num_steps):
+        if due(done, progress.evaluate_every, options.num_steps):
             evaluate(done, probe, averaged, choice, log, accelerator)
-        if due(done, config.progress.save_every, options.num_steps) or choice.is_over:
+        if due(done, progress.save_every, options.num_steps) or choice.is_over:
             checkpoints.save(done)
         if choice.is_over:
             break
@@ -172,7 +210,7 @@ def minimise(
     log.draw()
     trackers.finish()
     choice.apply()
-    return finish(pipeline, wrapped, averaged, config.pipeline_folder, accelerator)
+    return finish(pipeline, wrapped, averaged, stage.pipeline_folder, accelerator)
 
 
 def evaluate(
@@ -246,28 +284,17 @@ def learning_rate(step: int, options: OptimizerConfig) -> float:
     return options.learning_rate * warmup * (floor + (1 - floor) * cosine)
 
 
-def draw_noise(
-    config: TrainConfig, step: int, share: slice, num_params: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Diffusion times (B,) and noise (B, P) of a step; drawn for the global batch, so that any split agrees."""
-    generator = keyed_generator(config.seed, step, NOISE_STREAM)
-    size = config.pairs.batch_size
-    timesteps = torch.randint(config.diffusion.num_train_timesteps, (size,), generator=generator)
-    noise = torch.randn(size, num_params, generator=generator)
-    return timesteps[share].to(device), noise[share].to(device)
-
-
 def due(step: int, every: int, last: int) -> bool:
     """Whether something that happens every so many steps, and at the last, happens now."""
     return bool(every) and (step % every == 0 or step == last)
 
 
-def global_seed(config: TrainConfig, step: int, accelerator: Accelerator) -> int:
+def global_seed(seed: int, step: int, accelerator: Accelerator) -> int:
     """Of PyTorch's global generator at a step, from which dropout draws: each process draws its own."""
-    return keyed_generator(config.seed, step, GLOBAL_STREAM, accelerator.process_index).initial_seed()
+    return keyed_generator(seed, step, GLOBAL_STREAM, accelerator.process_index).initial_seed()
 
 
-def progress_bar(config: TrainConfig, first_step: int, accelerator: Accelerator) -> Any:
+def progress_bar(first_step: int, num_steps: int, accelerator: Accelerator) -> Any:
     """Steps, loss and time left, on the main process and a terminal only."""
     disable = None if accelerator.is_main_process else True
-    return tqdm(total=config.optimizer.num_steps, initial=first_step, desc="training", unit="step", disable=disable)
+    return tqdm(total=num_steps, initial=first_step, desc="training", unit="step", disable=disable)

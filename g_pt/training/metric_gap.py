@@ -16,7 +16,7 @@ from g_pt.evolution.antithetic import perturbations, squared_gap_gradient, with_
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.networks.metrics import Metric
 from g_pt.tasks.base import Task, TrainableTask
-from g_pt.training.config import AlignmentConfig, TrainConfig
+from g_pt.training.config import AlignmentConfig
 
 # Networks measured at once on many examples, where nothing else bounds the memory.
 MEASURED_AT_ONCE = 32
@@ -127,24 +127,25 @@ class ReachedByEvolution(ReachedBySampling):
         return with_gradient(gaps.mean(), x_0, gradient / len(x_0))
 
 
-def make_reached(config: TrainConfig, task: Task, metric: Metric, normalizer: ParameterNormalizer) -> Reached:
-    """What `config.alignment.gradient` asks for; raises what `has_exact_gradient` raises."""
-    if not has_exact_gradient(config, task):
-        return ReachedByEvolution(task, metric, normalizer, config.alignment)
+def make_reached(task: Task, metric: Metric, normalizer: ParameterNormalizer, options: AlignmentConfig) -> Reached:
+    """What `options.gradient` asks for; raises what `has_exact_gradient` raises."""
+    if not has_exact_gradient(task, metric.name, options.gradient):
+        return ReachedByEvolution(task, metric, normalizer, options)
     if metric.name in task.differentiable_metrics:
-        return ReachedByOwnGradient(task, metric, normalizer, config.alignment)
+        return ReachedByOwnGradient(task, metric, normalizer, options)
     assert isinstance(task, TrainableTask)
-    return ExactlyReached(task, metric, normalizer, config.alignment)
+    return ExactlyReached(task, metric, normalizer, options)
 
 
-def has_exact_gradient(config: TrainConfig, task: Task) -> bool:
-    """Whether the gradient will be exact, and not estimated.
+def has_exact_gradient(task: Task, name: str, wanted: str) -> bool:
+    """Whether the gradient of a metric, by name, will be exact, and not estimated.
+
+    `wanted` is `AlignmentConfig.gradient`.
 
     Raises:
         ValueError: the exact gradient is wanted of a metric that has none, or the task cannot measure the metric in
             training.
     """
-    wanted, name = config.alignment.gradient, config.metric
     differentiable = (isinstance(task, TrainableTask) and name == "loss") or name in task.differentiable_metrics
     if wanted == "exact" and not differentiable:
         raise ValueError(f"metric {name!r} of task {task.name!r} has no exact gradient: set alignment.gradient to auto")

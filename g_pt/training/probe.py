@@ -6,6 +6,7 @@ memorise? Are the samples as different from each other as trained networks are, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,22 +16,26 @@ from g_pt.evaluation.statistics import prompt_alignment
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.prompting import measure_updates, update_networks
 from g_pt.tasks.base import Task
-from g_pt.training.config import TrainConfig
-from g_pt.training.held_out import dispersion_of, measure_held_out
-from g_pt.training.setup import PairSource
+from g_pt.training.config import ProgressConfig
+from g_pt.training.held_out import HeldOut, dispersion_of
 
 
 class PromptProbe:
     """A few prompts on fresh inits, measured on the validation split: the test split stays unseen."""
 
     def __init__(
-        self, config: TrainConfig, task: Task, pipeline: ParameterUpdatePipeline, held_out: PairSource | None = None
+        self,
+        task: Task,
+        pipeline: ParameterUpdatePipeline,
+        options: ProgressConfig,
+        seed: int,
+        held_out: Callable[[], HeldOut] | None = None,
     ) -> None:
-        """`held_out` gives pairs of the validation split of runs."""
-        self.config, self.task, self.pipeline, self.held_out = config, task, pipeline, held_out
-        generator = torch.Generator().manual_seed(config.seed + 1_000_003)
-        self.starts = task.init(config.progress.num_networks, generator)
-        self.prompts = pipeline.facts.prompts(config.progress.num_prompts)  # the best one first
+        """`held_out` measures the pipeline on pairs of the validation split of runs."""
+        self.task, self.pipeline, self.seed, self.held_out = task, pipeline, seed, held_out
+        generator = torch.Generator().manual_seed(seed + 1_000_003)
+        self.starts = task.init(options.num_networks, generator)
+        self.prompts = pipeline.facts.prompts(options.num_prompts)  # the best one first
 
     def measure(self) -> dict[str, Any]:
         """What goes into the log.
@@ -41,9 +46,9 @@ class PromptProbe:
             `held_out_by_tensor` and `dispersion_ratio`: how far apart the networks sampled for the best prompt lie,
             over how far apart trained ones do.
         """
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         updated = update_networks(self.pipeline, self.starts, self.prompts, generator=generator)
-        achieved = measure_updates(self.task, updated, "validation")[self.config.metric]
+        achieved = measure_updates(self.task, updated, "validation")[self.pipeline.metric.name]
         low, high = achieved.quantile(torch.tensor([0.05, 0.95]), dim=0)
         measured = {
             "prompts": self.prompts.tolist(),
@@ -52,11 +57,10 @@ class PromptProbe:
             "achieved_high": high.tolist(),
             "alignment": prompt_alignment(self.prompts, achieved).mean().item(),
         }
-        return measured | (self.on_held_out(updated[:, 0], self.held_out) if self.held_out else {})
+        return measured | (self.on_held_out(updated[:, 0], self.held_out()) if self.held_out else {})
 
-    def on_held_out(self, samples: Tensor, pairs: PairSource) -> dict[str, Any]:
+    def on_held_out(self, samples: Tensor, held_out: HeldOut) -> dict[str, Any]:
         """Errors on held-out pairs, and the spread of samples (N, P), raw, over that of trained networks."""
-        held_out = measure_held_out(self.config, self.pipeline, pairs)
         measured = {"held_out_loss": held_out.loss, "held_out_by_tensor": held_out.by_tensor}
         if len(samples) < 2 or not held_out.dispersion:  # there is no spread of one
             return measured

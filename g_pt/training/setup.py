@@ -7,19 +7,19 @@ from dataclasses import asdict, replace
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from g_pt.model.diffusion import Objective, flow_sigmas, linear_alphas_cumprod, tensor_weights
+from g_pt.model.diffusion import Objective, tensor_weights
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pairs import CheckpointPairs
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.model.schedulers import FLOW, default_scheduler, make_scheduler, noise_schedule
+from g_pt.model.schedulers import PredictionType, default_scheduler, make_scheduler, noise_schedule
 from g_pt.model.transformer import ParameterTransformer
 from g_pt.networks.training_facts import TrainingFacts
 from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
 from g_pt.tasks.supervised import SupervisedTask
-from g_pt.training.config import OptimizerConfig, TrainConfig
+from g_pt.training.config import DiffusionConfig, ModelConfig, OptimizerConfig, PairConfig
 
 # keep what is drawn for different ends from (seed, step) apart
 NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM, GAP_STREAM, GLOBAL_STREAM = (
@@ -30,16 +30,21 @@ NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_S
 PairSource = Callable[[int, slice], CheckpointPairs]
 
 
-def make_model(config: TrainConfig, task: Task) -> ParameterTransformer:
-    """The untrained model; the same seed gives the same weights, and no global generator moves."""
+def make_model(
+    task: Task, metric: str, options: ModelConfig, *, num_train_timesteps: int, seed: int
+) -> ParameterTransformer:
+    """The untrained model, prompted by a metric of the task.
+
+    The same seed gives the same weights, and no global generator moves.
+    """
     permutations = task.permutations.to_json()  # not below: where they are derived only now, a task may draw for it
-    with seeded_global_generator(config.seed):
+    with seeded_global_generator(seed):
         return ParameterTransformer(
             layout=task.layout.to_json(),
             permutations=permutations,
-            metric=task.metric(config.metric).to_json(),
-            num_train_timesteps=config.diffusion.num_train_timesteps,
-            **asdict(config.model),
+            metric=task.metric(metric).to_json(),
+            num_train_timesteps=num_train_timesteps,
+            **asdict(options),
         )
 
 
@@ -51,34 +56,23 @@ def make_optimizer(model: nn.Module, options: OptimizerConfig) -> torch.optim.Ad
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, options.beta2), fused=True)
 
 
-def scheduler_alphas(config: TrainConfig) -> Tensor:
-    """Products of 1 - beta_t of the noise schedule: (num_train_timesteps,).
-
-    Flow matching has none; abar = (1 - sigma)² there, the share of x_0 in the variance of x_t, which is all that the
-    behavioural term needs.
-    """
-    options = config.diffusion
-    if config.model.prediction_type == FLOW:
-        return (1 - flow_sigmas(options.num_train_timesteps)).square()
-    return linear_alphas_cumprod(options.num_train_timesteps, options.beta_start, options.beta_end)
-
-
-def make_objective(config: TrainConfig, task: Task, device: torch.device) -> Callable[[int], Objective]:
+def make_objective(
+    task: Task, options: DiffusionConfig, prediction_type: PredictionType, *, seed: int, device: torch.device
+) -> Callable[[int], Objective]:
     """What is minimised at each step; only the examples of the behavioural distance change.
 
     Raises:
         ValueError: the behavioural distance is wanted of a task whose networks have no inputs and outputs.
     """
-    options = config.diffusion
     weights = tensor_weights(task.layout).to(device) if options.tensor_weighting == "tensor" else None
-    fixed = Objective(config.model.prediction_type, options.weighting, weights)
+    fixed = Objective(prediction_type, options.weighting, weights)
     if not options.behavioural_weight:
         return lambda step: fixed
     if not isinstance(task, SupervisedTask):
         raise ValueError(f"behavioural_weight needs a supervised task, {task.name!r} is none; set it to 0")
 
     def objective(step: int) -> Objective:
-        generator = keyed_generator(config.seed, step, BEHAVIOUR_STREAM)
+        generator = keyed_generator(seed, step, BEHAVIOUR_STREAM)
         examples = torch.randint(task.num_examples, (options.behavioural_examples,), generator=generator)
         return replace(
             fixed,
@@ -89,17 +83,17 @@ def make_objective(config: TrainConfig, task: Task, device: torch.device) -> Cal
     return objective
 
 
-def permuted_pairs(config: TrainConfig, task: Task, pairs: PairSource) -> PairSource:
+def permuted_pairs(pairs: PairSource, task: Task, options: PairConfig, *, seed: int) -> PairSource:
     """The same pairs, each in a random order of units, where the settings ask for it.
 
     Orders are drawn for the global batch, so that any split of it agrees.
     """
-    if config.pairs.augmentation == "none":
+    if options.augmentation == "none":
         return pairs
 
     def permuted(step: int, share: slice) -> CheckpointPairs:
-        generator = keyed_generator(config.seed, step, PERMUTATION_STREAM)
-        orders = task.permutations.draw(task.layout, config.pairs.batch_size, generator)
+        generator = keyed_generator(seed, step, PERMUTATION_STREAM)
+        orders = task.permutations.draw(task.layout, options.batch_size, generator)
         own = {group: order[share] for group, order in orders.items()}
         return pairs(step, share).permuted(task.layout, task.permutations, own)
 
@@ -107,19 +101,21 @@ def permuted_pairs(config: TrainConfig, task: Task, pairs: PairSource) -> PairSo
 
 
 def make_pipeline(
-    config: TrainConfig, task: Task, model: ParameterTransformer, normalizer: ParameterNormalizer, facts: TrainingFacts
+    task: Task,
+    model: ParameterTransformer,
+    normalizer: ParameterNormalizer,
+    options: DiffusionConfig,
+    facts: TrainingFacts,
 ) -> ParameterUpdatePipeline:
     """The pipeline that is saved, around the model in training; it keeps the task's name, not the file of its class."""
-    diffusion = config.diffusion
-    schedule = noise_schedule(
-        diffusion.num_train_timesteps, diffusion.beta_start, diffusion.beta_end, config.model.prediction_type
-    )
+    prediction_type = model.config.prediction_type
+    schedule = noise_schedule(options.num_train_timesteps, options.beta_start, options.beta_end, prediction_type)
     return ParameterUpdatePipeline(
         transformer=model,
         normalizer=normalizer,
-        scheduler=make_scheduler(default_scheduler(config.model.prediction_type), schedule),
+        scheduler=make_scheduler(default_scheduler(prediction_type), schedule),
         task=task.name,
-        num_inference_steps=diffusion.num_inference_steps,
+        num_inference_steps=options.num_inference_steps,
         training=facts,
     )
 

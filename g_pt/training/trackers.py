@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,13 @@ import numpy as np
 from accelerate import Accelerator
 
 from g_pt.files.atomic import read_json, write_json
-from g_pt.training.config import TrainConfig
 
 ID_FILE = "tracker_run.json"
 # packages of which one must be there, by tracker
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 
 
-def check_trackers(names: tuple[str, ...]) -> None:
+def check_trackers(names: Sequence[str]) -> None:
     """Refuse trackers that are not installed, of which Accelerate would only warn.
 
     Raises:
@@ -32,29 +32,25 @@ def check_trackers(names: tuple[str, ...]) -> None:
 class Trackers:
     """The trackers of an Accelerator, as a listener of the log."""
 
-    def __init__(
-        self, accelerator: Accelerator, config: TrainConfig, settings: dict[str, Any], first_step: int
-    ) -> None:
+    def __init__(self, accelerator: Accelerator, output: Path, settings: dict[str, Any], first_step: int) -> None:
         """Start or continue the trackers' run; their project is the task, their run the output folder.
 
         Args:
             accelerator: made with the names of the trackers.
-            config: of the stage.
-            settings: shown with the run.
+            output: folder of the stage.
+            settings: shown with the run; names the task.
             first_step: steps done already; what TensorBoard has of later ones is dropped.
         """
         self.accelerator = accelerator
         if not accelerator.log_with:
             return
-        identity = run_identity(config.output, accelerator)
+        identity = run_identity(output, accelerator)
         options = {
             "tensorboard": {"purge_step": first_step + 1},
-            "wandb": {"name": str(config.output), "id": identity, "resume": "allow", "dir": str(config.output)},
-            "trackio": {"name": f"{config.output}-{identity}", "resume": "allow"},
+            "wandb": {"name": str(output), "id": identity, "resume": "allow", "dir": str(output)},
+            "trackio": {"name": f"{output}-{identity}", "resume": "allow"},
         }
-        accelerator.init_trackers(
-            f"g-pt-{config.task}", config=flat(settings), init_kwargs={n: options[n] for n in config.progress.trackers}
-        )
+        accelerator.init_trackers(f"g-pt-{settings['task']}", config=flat(settings), init_kwargs=options)
 
     def line(self, line: dict[str, Any]) -> None:
         """Log the numbers of a line."""

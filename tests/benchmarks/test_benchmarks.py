@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 from dataset_fixtures import ROOT, environment
@@ -16,7 +15,7 @@ from benchmarks.rounds import Measured, seconds_in_turn, table
 from benchmarks.scaling_costs import A100, Cost, cost_of, scaling_row
 from benchmarks.training_step import Size, TrainingStep
 from g_pt.tasks import get_task
-from g_pt.training.config import ModelConfig, TrainConfig
+from g_pt.training.config import ModelConfig
 from g_pt.training.setup import make_model
 
 
@@ -63,7 +62,7 @@ def test_costs_of_deep_models_follow_from_those_of_shallow_ones() -> None:
 
     def cost(blocks: int) -> Cost:
         model = ModelConfig(width=32, num_layers=blocks, num_heads=2)
-        return cost_of(make_model(replace(TrainConfig(), model=model), task))
+        return cost_of(make_model(task, "loss", model, num_train_timesteps=1000, seed=0))
 
     assert cost(1).extrapolated(cost(2), 5) == cost(5)
 

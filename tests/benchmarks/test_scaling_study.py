@@ -9,6 +9,7 @@ from benchmarks.scaling_study import BASE, GRID, PRESETS, by_runs, by_size, draw
 from g_pt.files.config import merge
 from g_pt.files.yaml_files import read_yaml
 from g_pt.tasks import get_task
+from g_pt.training.config import ModelConfig
 from g_pt.training.setup import make_model
 
 
@@ -38,8 +39,12 @@ RESULTS = {
 
 def test_sizes_go_from_a_twentieth_of_a_million_to_five_and_runs_from_30_to_10000(tmp_path) -> None:
     task = get_task("digits")
+
+    def model_of(name: str) -> ModelConfig:
+        return config_of(name, tmp_path).model
+
     sizes = [
-        sum(p.numel() for p in make_model(config_of(name, tmp_path), task).parameters())
+        sum(p.numel() for p in make_model(task, "loss", model_of(name), num_train_timesteps=1000, seed=0).parameters())
         for name, size in GRID.items()
         if size.tokenization == "units" and size.max_runs == 10_000
     ]

@@ -7,7 +7,8 @@ import torch
 
 from g_pt.model.pairs import CheckpointPairs
 from g_pt.training.alignment import AlignmentLoss
-from g_pt.training.config import AlignmentConfig, OptimizerConfig, PairConfig, TrainConfig
+from g_pt.training.config import AlignmentConfig, PairConfig, TrainConfig
+from g_pt.training.loop import make_denoising_loss
 
 SMALL = AlignmentConfig(num_steps=4, batch_size=8, num_examples=32, diffusion_weight=0.0)
 ONE_PROCESS = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"))
@@ -37,10 +38,7 @@ def pairs_of(task):
     return pairs
 
 
-def make_loss(pipeline, task, process=ONE_PROCESS, *, augmentation="none", **options):
-    config = TrainConfig(
-        pairs=PairConfig(batch_size=8, augmentation=augmentation),
-        optimizer=OptimizerConfig(num_steps=50),
-        alignment=replace(SMALL, **options),
-    )
-    return AlignmentLoss(config, task, pipeline, pairs_of(task), process)
+def make_loss(pipeline, task, process=ONE_PROCESS, *, pairs=None, augmentation="none", **options):
+    config = TrainConfig(pairs=PairConfig(batch_size=8, augmentation=augmentation))
+    denoising = make_denoising_loss(config, task, pipeline, pairs or pairs_of(task), process, first_step=50)
+    return AlignmentLoss(replace(SMALL, **options), task, pipeline, denoising, process, seed=0)

@@ -11,8 +11,8 @@ from accelerate.utils import DistributedType
 from tiny_training import tiny_config, train
 
 from checkpoints_dataset.store import CheckpointStore
-from g_pt.training.accelerators import accelerator_of
 from g_pt.training.config import TrainConfig
+from g_pt.training.loop import join_processes
 
 
 def config_of(folder: Path, output: str) -> TrainConfig:
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     """Train on `<folder>/data` into `<folder>/sharded`, resuming where a second argument says so."""
     folder, resume = Path(arguments[0]), len(arguments) > 1
     config = config_of(folder, "sharded")
-    accelerator = accelerator_of(config)
+    accelerator = join_processes(config)
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="TRANSFORMER_BASED_WRAP",

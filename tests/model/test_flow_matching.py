@@ -7,7 +7,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from tiny_training import TINY_ALIGNMENT, tiny_config, tiny_store, train, train_aligned
 
-from g_pt.model.diffusion import MAX_SNR, Objective, diffusion_loss, flow_sample, flow_sigmas, snr_weights
+from g_pt.model.diffusion import MAX_SNR, Objective, diffusion_loss, snr_weights
+from g_pt.model.noise import NoiseSchedule
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pairs import CheckpointPairs
 from g_pt.model.pipeline import ParameterUpdatePipeline
@@ -15,7 +16,7 @@ from g_pt.model.schedulers import FLOW, first_noise, make_scheduler, model_input
 from g_pt.tasks import get_task
 
 SCHEDULE = noise_schedule(prediction_type=FLOW)
-SHARES = (1 - flow_sigmas(1000)).square()  # of x_0 in the variance of x_t
+STRAIGHT = NoiseSchedule.straight(1000)
 
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def sample(predict_velocity, noise, num_steps, scheduler=None):
 
 def test_noise_levels_and_noised_vectors_are_those_of_diffusers(generator):
     theirs = FlowMatchEulerDiscreteScheduler(1000)
-    torch.testing.assert_close(flow_sigmas(1000), theirs.sigmas.flip(0))
+    torch.testing.assert_close(STRAIGHT.sigma, theirs.sigmas.flip(0))
     x_0, noise = torch.randn(2, 64, 12, generator=generator)
     t = torch.randint(1000, (64,), generator=generator)
     wanted = theirs.scale_noise(x_0, theirs.timesteps.flip(0)[t], noise)
-    torch.testing.assert_close(flow_sample(x_0, noise, flow_sigmas(1000)[t]), wanted)
+    torch.testing.assert_close(STRAIGHT[t].add_noise(x_0, noise), wanted)
 
 
 def test_a_model_that_knows_the_velocity_has_no_loss_and_is_told_the_samplers_times(pairs):
@@ -50,18 +51,20 @@ def test_a_model_that_knows_the_velocity_has_no_loss_and_is_told_the_samplers_ti
         seen.append((x_t, time))
         return noise - pairs.future_params
 
-    loss = diffusion_loss(knows, ParameterNormalizer(12), pairs, timesteps, noise, SHARES, Objective(FLOW))
+    loss = diffusion_loss(knows, ParameterNormalizer(12), pairs, timesteps, noise, STRAIGHT, Objective(FLOW))
     assert loss == 0
     (x_t, time) = seen[0]
-    torch.testing.assert_close(x_t, flow_sample(pairs.future_params, noise, time / 1000), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        x_t, pairs.future_params + (time / 1000)[:, None] * (noise - pairs.future_params), rtol=1e-4, atol=1e-5
+    )
     theirs = FlowMatchEulerDiscreteScheduler(1000).timesteps
     assert set(time.tolist()) <= set(theirs.tolist())
 
 
 def test_snr_weighs_the_error_of_x_0():
     """An x_0 that is off by one is a velocity that is off by 1 / sigma."""
-    sigma = flow_sigmas(1000)
-    weights = snr_weights(FLOW, SHARES) / sigma.square()
+    sigma = STRAIGHT.sigma
+    weights = snr_weights(FLOW, STRAIGHT) / sigma.square()
     snr = (1 - sigma).square() / sigma.square()
     torch.testing.assert_close(weights, snr.clamp(max=MAX_SNR), rtol=1e-3, atol=1e-6)
 

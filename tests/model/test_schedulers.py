@@ -2,7 +2,7 @@ import diffusers
 import pytest
 import torch
 
-from g_pt.model.diffusion import linear_alphas_cumprod
+from g_pt.model.noise import NoiseSchedule
 from g_pt.model.schedulers import (
     REFUSED,
     SCHEDULERS,
@@ -39,7 +39,7 @@ def test_a_model_that_knows_x_0_is_believed(name, generator):
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_of_a_gaussian_are_that_gaussian(name, generator):
     """For x_0 ~ N(3, 2^2) the best prediction is a known line in x_t, and its samples have mean 3 and deviation 2."""
-    abar = linear_alphas_cumprod(1000, 1e-4, 0.02)
+    abar = NoiseSchedule.linear(1000, 1e-4, 0.02).alpha.square()
 
     def posterior_mean(x_t, t):
         a = abar[t.long()]
@@ -64,7 +64,9 @@ def test_sampling_starts_at_the_last_diffusion_time(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_noise_is_that_of_the_training(name):
     scheduler = make_scheduler(name, noise_schedule(500, 1e-3, 0.05))
-    torch.testing.assert_close(scheduler.alphas_cumprod, linear_alphas_cumprod(500, 1e-3, 0.05), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        scheduler.alphas_cumprod, NoiseSchedule.linear(500, 1e-3, 0.05).alpha.square(), rtol=1e-6, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("after", NAMES)

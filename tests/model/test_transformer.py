@@ -150,3 +150,31 @@ def test_half_precision_stays_close_to_full(dtype, generator):
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="got 3 and 16"):
         build_transformer(num_heads=3)
+
+
+def test_gradient_checkpointing_by_diffusers_names_changes_neither_outputs_nor_gradients():
+    model = randomise(build_transformer((5, 7, 6, 3), num_layers=2))
+    size = model.layout.num_params
+    x_t, x_start = torch.randn(2, 4, size, generator=torch.Generator().manual_seed(0))
+    inputs = (torch.tensor([10, 400, 700, 999]), x_start, torch.full((4,), 2.0), torch.full((4,), 0.5))
+
+    def outputs_and_gradients():
+        model.zero_grad()
+        x = x_t.clone().requires_grad_()
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+            output = model(x, *inputs)
+        output.square().mean().backward()
+        return output.detach(), [x.grad, *(p.grad.clone() for p in model.parameters())], sum(saved)
+
+    assert not model.is_gradient_checkpointing
+    plain, gradients, kept = outputs_and_gradients()
+    model.enable_gradient_checkpointing()
+    assert model.is_gradient_checkpointing
+    again, others, fewer = outputs_and_gradients()
+    assert torch.equal(again, plain)
+    for one, other in zip(others, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+    assert fewer < 0.5 * kept
+    model.disable_gradient_checkpointing()
+    assert outputs_and_gradients()[2] == kept

@@ -7,7 +7,7 @@ import torch
 from reference_files import ARCHITECTURES, batch_for, loop_model, needs_reference_files, reference_files, sizes_of
 from safetensors.torch import load_file
 
-from g_pt.model.diffusion import q_sample
+from g_pt.model.noise import NoiseSchedule
 from g_pt.model.reference_scheduler import (
     make_reference_scheduler,
     reference_alphas_cumprod,
@@ -146,11 +146,11 @@ def test_ddim_with_an_oracle_ends_at_x_0(num_steps, prediction_type):
     x_0, noise = torch.randn(2, 3, 11, generator=generator, dtype=torch.float64)
     scheduler = make_reference_scheduler(prediction_type)
     scheduler.set_timesteps(num_steps)
-    abars = reference_alphas_cumprod()
-    x_t = q_sample(x_0, noise, abars[scheduler.timesteps[0]].expand(3))
+    schedule = NoiseSchedule.from_alphas_cumprod(reference_alphas_cumprod())
+    x_t = schedule[scheduler.timesteps[:1].expand(3)].add_noise(x_0, noise)
     visited = []
     for t in scheduler.timesteps:
-        torch.testing.assert_close(x_t, q_sample(x_0, noise, abars[t].expand(3)), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(x_t, schedule[t.expand(3)].add_noise(x_0, noise), rtol=1e-6, atol=1e-6)
         x_t = scheduler.step(x_0 if prediction_type == "sample" else noise, t, x_t).prev_sample
         visited.append(int(t))
     torch.testing.assert_close(x_t, x_0, rtol=1e-6, atol=1e-6)
@@ -179,7 +179,10 @@ def test_outputs_equal_those_that_the_reference_wrote():
         )
         assert (raw(x, t, *arguments) - expected["output"]).abs().max() <= 1e-5
         assert (ema(x, t, *arguments) - expected["output_ema"]).abs().max() <= 1e-5
-        noised = q_sample(expected["x0"], expected["noise"], reference_alphas_cumprod()[t]).float()
+        noised = NoiseSchedule.from_alphas_cumprod(reference_alphas_cumprod()[t]).add_noise(
+            expected["x0"], expected["noise"]
+        )
+        noised = noised.float()
         assert (noised - expected["q_sample"]).norm() <= 1e-6 * noised.norm()
         loss = (raw(noised, t, *arguments) - expected["x0"]).square().mean(dim=1)
         torch.testing.assert_close(loss, expected["training_loss"], rtol=1e-4, atol=0)

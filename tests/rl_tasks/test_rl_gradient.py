@@ -5,7 +5,7 @@ import torch
 from builders import build_pipeline
 
 from g_pt.tasks import get_task
-from g_pt.training.config import AlignmentConfig, TrainConfig
+from g_pt.training.config import AlignmentConfig
 from g_pt.training.metric_gap import ReachedByEvolution, ReachedByOwnGradient, has_exact_gradient, make_reached
 from rl_tasks.episodes import differentiable_returns, simulated_returns
 from rl_tasks.pendulum import PendulumSimulator
@@ -88,11 +88,9 @@ def test_pendulums_have_an_exact_gradient_unless_an_estimate_is_asked_for(pendul
         (ReachedByOwnGradient, "exact"),
         (ReachedByEvolution, "evolution"),
     ):
-        config = TrainConfig(task="pendulum", metric="return", alignment=AlignmentConfig(gradient=gradient))
-        pipeline = build_pipeline(pendulum)
-        assert type(make_reached(config, pendulum, pendulum.metric("return"), pipeline.normalizer)) is kind
-    config = TrainConfig(task="cartpole", metric="return")
-    assert not has_exact_gradient(config, get_task("cartpole"))
+        options, pipeline = AlignmentConfig(gradient=gradient), build_pipeline(pendulum)
+        assert type(make_reached(pendulum, pendulum.metric("return"), pipeline.normalizer, options)) is kind
+    assert not has_exact_gradient(get_task("cartpole"), "return", "auto")
     with pytest.raises(ValueError, match="'return' of task 'cartpole' has no gradient of its own"):
         get_task("cartpole").differentiable_metric("return", torch.zeros(1, 1282), 1, generator())
 

@@ -12,11 +12,11 @@ from tiny_training import tiny_config
 from torch import nn
 
 from g_pt.model.pairs import CheckpointPairs
+from g_pt.model.sampling import Condition, sample
 from g_pt.model.schedulers import make_scheduler
 from g_pt.tasks.classification import ClassificationTask
 from g_pt.tasks.examples import split_examples
-from g_pt.training.alignment import AlignmentLoss, align, sample_with_gradient
-from g_pt.training.config import PairConfig, TrainConfig
+from g_pt.training.alignment import align
 
 
 class Blobs(ClassificationTask):
@@ -47,8 +47,8 @@ def test_samples_are_those_of_the_pipeline(random_pipeline, monkeypatch, schedul
     monkeypatch.setattr("g_pt.model.pipeline.randn_tensor", lambda *_, **__: inputs[-1])
     expected = random_pipeline(starts, inputs[2], num_inference_steps=num_steps).params
     sampler = make_scheduler(scheduler, dict(random_pipeline.scheduler.config))
-    x_0 = sample_with_gradient(
-        random_pipeline.transformer, sampler, *inputs, num_steps=num_steps, gradient_steps=2
+    x_0 = sample(
+        random_pipeline.transformer, sampler, Condition(*inputs[:3]), inputs[3], num_steps, gradient_steps=2
     )  # fmt: skip
     torch.testing.assert_close(random_pipeline.normalizer.unnormalize(x_0.detach()), expected)
     assert (expected - starts).abs().max() > 0.05
@@ -72,8 +72,8 @@ def ddim_by_hand(pipeline, inputs, num_steps, gradient_steps):
 def test_the_gradient_is_that_of_the_last_steps_alone(random_pipeline, num_steps, gradient_steps):
     _, inputs = sampler_inputs(random_pipeline)
     model = Recorder(random_pipeline.transformer)
-    x_0 = sample_with_gradient(
-        model, random_pipeline.scheduler, *inputs, num_steps=num_steps, gradient_steps=gradient_steps
+    x_0 = sample(
+        model, random_pipeline.scheduler, Condition(*inputs[:3]), inputs[3], num_steps, gradient_steps=gradient_steps
     )
     first = max(0, num_steps - gradient_steps)
     assert [call.gradient for call in model.calls] == [i >= first for i in range(num_steps)]
@@ -101,7 +101,7 @@ def test_copies_of_weights_that_autocast_made_without_gradient_are_not_used_agai
 
     monkeypatch.setattr(torch, "clear_autocast_cache", cache.clear)
     _, inputs = sampler_inputs(random_pipeline)
-    x_0 = sample_with_gradient(model, random_pipeline.scheduler, *inputs, num_steps=4, gradient_steps=2)
+    x_0 = sample(model, random_pipeline.scheduler, Condition(*inputs[:3]), inputs[3], 4, gradient_steps=2)
     assert x_0.requires_grad
 
 
@@ -124,8 +124,7 @@ def test_the_gap_is_that_of_the_harvested_networks(tiny_pipeline, digits):
         metric = digits.evaluate(networks, "validation")["loss"]
         return CheckpointPairs(networks[share], networks[share], metric[share], metric[share])
 
-    config = TrainConfig(pairs=PairConfig(batch_size=8), alignment=SMALL)
-    loss = AlignmentLoss(config, digits, tiny_pipeline, pairs, ONE_PROCESS)
+    loss = make_loss(tiny_pipeline, digits, pairs=pairs)
     batch = pairs(1000, slice(None))
     training = digits.training_losses(digits.layout.unflatten(batch.future_params), torch.arange(digits.num_examples))
     validation = batch.future_metric.log()
@@ -227,7 +226,7 @@ def test_the_denoising_loss_permutes_pairs_as_the_first_stage_does(tiny_pipeline
     calls = []
     for augmentation in ("none", "permute"):
         model = Recorder(tiny_pipeline.transformer)
-        make_loss(tiny_pipeline, digits, augmentation=augmentation).denoising_loss(model, 7)
+        make_loss(tiny_pipeline, digits, augmentation=augmentation).denoising(model, 7)
         calls += model.calls
     plain, permuted = (tiny_pipeline.normalizer.unnormalize(call.x_start) for call in calls)
     assert not torch.allclose(plain, permuted)

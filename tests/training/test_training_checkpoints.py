@@ -6,9 +6,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from g_pt.files.atomic import write_json
-from g_pt.networks.training_facts import TrainingFacts
 from g_pt.training.checkpoints import TrainingCheckpoints, check_replaceable, check_resumable, jsonable
-from g_pt.training.config import OptimizerConfig, ProgressConfig, TrainConfig
+from g_pt.training.config import OptimizerConfig, TrainConfig
+from g_pt.training.loop import make_stage
 
 
 @pytest.fixture
@@ -17,8 +17,7 @@ def prepared(tmp_path):
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True)
     layer = accelerator.prepare(torch.nn.Linear(2, 2))
-    config = TrainConfig(output=tmp_path, progress=ProgressConfig(keep_checkpoints=2))
-    return TrainingCheckpoints(config, TrainingFacts((0.1, 2.0)), accelerator), layer
+    return TrainingCheckpoints(tmp_path, {"seed": 0, "data": {"prompt_range": [0.1, 2.0]}}, accelerator, keep=2), layer
 
 
 def test_old_checkpoints_are_removed_and_the_newest_is_loaded(prepared):
@@ -54,15 +53,13 @@ def test_folders_and_evaluations_may_change_but_not_what_decides_the_run():
         check_resumable(old, {**old, "data": {"rows": 6}})
 
 
-def test_each_stage_refuses_other_settings_of_its_own(tmp_path):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=True)
+def test_each_stage_refuses_other_settings_of_its_own(tmp_path, tiny_pipeline):
     old = TrainConfig(output=tmp_path)
     new = replace(
         old, alignment=replace(old.alignment, learning_rate=0.5), optimizer=OptimizerConfig(learning_rate=0.5)
     )
     first, second = (
-        [TrainingCheckpoints(config, TrainingFacts(), accelerator, stage).settings for config in (old, new)]
+        [make_stage(config, tiny_pipeline, stage).settings for config in (old, new)]
         for stage in ("diffusion", "alignment")
     )
     check_resumable(first[0], {**first[1], "optimizer": first[0]["optimizer"]})

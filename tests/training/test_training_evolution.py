@@ -7,7 +7,7 @@ from builders import build_pipeline
 from g_pt.evolution.antithetic import perturbations, squared_gap_gradient, with_gradient
 from g_pt.networks.metrics import Metric
 from g_pt.tasks.base import Task
-from g_pt.training.config import AlignmentConfig, TrainConfig
+from g_pt.training.config import AlignmentConfig
 from g_pt.training.metric_gap import ExactlyReached, ReachedByEvolution, has_exact_gradient, make_reached
 
 P = 6
@@ -116,20 +116,19 @@ class OnlyMeasured(Task):
     [("loss", "auto", True), ("loss", "evolution", False), ("loss", "exact", True), ("error", "auto", False)],
 )
 def test_the_gradient_is_exact_where_it_can_be_and_is_not_asked_to_be_estimated(digits, metric, gradient, expected):
-    config = TrainConfig(metric=metric, alignment=AlignmentConfig(gradient=gradient))
-    assert has_exact_gradient(config, digits) is expected
+    assert has_exact_gradient(digits, metric, gradient) is expected
     pipeline = build_pipeline(digits)
-    reached = make_reached(config, digits, digits.metric(metric), pipeline.normalizer)
+    reached = make_reached(digits, digits.metric(metric), pipeline.normalizer, AlignmentConfig(gradient=gradient))
     assert isinstance(reached, ExactlyReached if expected else ReachedByEvolution)
 
 
 def test_any_task_that_can_be_measured_in_training_has_an_estimate():
     task = object.__new__(type("Measured", (OnlyMeasured,), {"__abstractmethods__": frozenset()}))
-    assert has_exact_gradient(TrainConfig(metric="return"), task) is False
+    assert has_exact_gradient(task, "return", "auto") is False
     with pytest.raises(ValueError, match="metric 'return' of task 'only measured' has no exact gradient"):
-        has_exact_gradient(TrainConfig(metric="return", alignment=AlignmentConfig(gradient="exact")), task)
+        has_exact_gradient(task, "return", "exact")
     task = object.__new__(
         type("Unmeasured", (OnlyMeasured,), {"__abstractmethods__": frozenset(), "sampled_metric": Task.sampled_metric})
     )
     with pytest.raises(ValueError, match="define sampled_metric of task 'only measured'"):
-        has_exact_gradient(TrainConfig(metric="return"), task)
+        has_exact_gradient(task, "return", "auto")

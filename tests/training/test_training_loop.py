@@ -1,21 +1,31 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from alignment_losses import Recorder, pairs_of
 from tiny_training import replace, tiny_config, tiny_store, train, weights
 
 from checkpoints_dataset.facts import fit_normalizer
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.files.folder_lock import FolderBusyError, folder_lock
-from g_pt.model.diffusion import diffusion_loss
+from g_pt.model.diffusion import Objective, diffusion_loss
+from g_pt.model.noise import NoiseSchedule
 from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.transformer import ParameterTransformer
 from g_pt.tasks import get_task
-from g_pt.training.config import OptimizerConfig, PairConfig
-from g_pt.training.loop import draw_noise, learning_rate
-from g_pt.training.setup import make_model, make_optimizer, permuted_pairs, process_share, scheduler_alphas
+from g_pt.tasks.digits import Digits
+from g_pt.training.config import OptimizerConfig, PairConfig, TrainConfig
+from g_pt.training.denoising import DenoisingLoss, draw_noise
+from g_pt.training.loop import learning_rate
+from g_pt.training.setup import make_model, make_optimizer, permuted_pairs, process_share
+
+
+def new_model(config: TrainConfig) -> ParameterTransformer:
+    return make_model(get_task("digits"), "loss", config.model, num_train_timesteps=1000, seed=config.seed)
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +69,17 @@ def test_training_is_adamw_on_the_denoising_loss(store: CheckpointStore, tmp_pat
     config = replace(config, optimizer=replace(config.optimizer, ema_decay=0.0))  # saves the last weights
     train(config, store)
     task, options = get_task("digits"), config.optimizer
-    model, normalizer = make_model(config, task), fit_normalizer(store, "global")
+    model, normalizer = new_model(config), fit_normalizer(store, "global")
     optimizer = make_optimizer(model, options)
     sampler = PairSampler(store, "loss", batch_size=8, seed=0)
     for step in range(4):
-        times, noise = draw_noise(config, step, slice(None), task.layout.num_params, torch.device("cpu"))
+        times, noise = draw_noise(0, step, 1000, (8, task.layout.num_params))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options)
         optimizer.zero_grad()
-        diffusion_loss(model, normalizer, sampler.batch(step), times, noise, scheduler_alphas(config)).backward()
+        diffusion_loss(
+            model, normalizer, sampler.batch(step), times, noise, NoiseSchedule.linear(1000, 1e-4, 0.02)
+        ).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
         optimizer.step()
     saved = weights(config)
@@ -137,20 +149,29 @@ def test_only_matrices_are_decayed() -> None:
     assert len(others["params"]) == 3
 
 
-def test_two_processes_draw_the_halves_of_what_one_draws(tmp_path: Path) -> None:
-    config, device = tiny_config(tmp_path), torch.device("cpu")
-    times, noise = draw_noise(config, 3, slice(None), 50, device)
-    halves = [draw_noise(config, 3, part, 50, device) for part in (slice(0, 4), slice(4, 8))]
-    assert torch.equal(torch.cat([h[0] for h in halves]), times)
-    assert torch.equal(torch.cat([h[1] for h in halves]), noise)
-    assert not torch.equal(draw_noise(config, 4, slice(None), 50, device)[1], noise)
+def test_two_processes_draw_the_halves_of_what_one_draws(
+    digits: Digits, random_pipeline: ParameterUpdatePipeline
+) -> None:
+    pairs, pipeline = pairs_of(digits), random_pipeline
+    calls = []
+    for num, index in ((1, 0), (2, 0), (2, 1)):
+        process = SimpleNamespace(num_processes=num, process_index=index, device=torch.device("cpu"))
+        loss = DenoisingLoss(pipeline, pairs, lambda step: Objective(), process, batch_size=8, seed=0)
+        model = Recorder(pipeline.transformer)
+        loss(model, 3)
+        calls += model.calls
+    whole, *halves = calls
+    for name in ("t", "x_t", "x_start"):
+        assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name))
+    noise = draw_noise(0, 3, 1000, (8, 50))[1]
+    assert not torch.equal(draw_noise(0, 4, 1000, (8, 50))[1], noise)
     assert noise.std() == pytest.approx(1.0, abs=0.1)
 
 
-def test_permutations_of_pairs_are_the_same_however_they_are_split(store: CheckpointStore, tmp_path: Path) -> None:
-    config = replace(tiny_config(tmp_path), pairs=PairConfig(batch_size=8, augmentation="permute"))
+def test_permutations_of_pairs_are_the_same_however_they_are_split(store: CheckpointStore) -> None:
+    options = PairConfig(batch_size=8, augmentation="permute")
     sampler = PairSampler(store, "loss", batch_size=8, seed=0)
-    permuted = permuted_pairs(config, get_task("digits"), sampler.batch)
+    permuted = permuted_pairs(sampler.batch, get_task("digits"), options, seed=0)
     whole, halves = permuted(3, slice(0, 8)), [permuted(3, slice(0, 4)), permuted(3, slice(4, 8))]
     for name in vars(whole):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(half, name) for half in halves]))
@@ -158,9 +179,9 @@ def test_permutations_of_pairs_are_the_same_however_they_are_split(store: Checkp
 
 
 def test_a_new_model_is_decided_by_its_seed_alone(tmp_path: Path) -> None:
-    config, task = tiny_config(tmp_path), get_task("digits")
+    config = tiny_config(tmp_path)
     before = torch.get_rng_state()
-    first, again = make_model(config, task), make_model(config, task)  # the task has derived its permutations by now
+    first, again = new_model(config), new_model(config)  # the task has derived its permutations by now
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -1,20 +1,29 @@
-from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from builders import build_pipeline, randomise
 
 from g_pt.model.pairs import CheckpointPairs
-from g_pt.training.config import ModelConfig, PairConfig, ProgressConfig, TrainConfig
+from g_pt.model.schedulers import default_scheduler, make_scheduler, noise_schedule
+from g_pt.training.config import ProgressConfig
 from g_pt.training.held_out import measure_held_out
 from g_pt.training.probe import PromptProbe
+
+OPTIONS = ProgressConfig(num_networks=5, num_prompts=3)
 
 
 @pytest.fixture
 def probe(digits):
     pipeline = build_pipeline(digits)
     pipeline.register_to_config(training={"prompt_range": [0.05, 2.5], "attainable_range": [0.1, 2.3]})
-    return PromptProbe(TrainConfig(progress=ProgressConfig(num_networks=5, num_prompts=3)), digits, pipeline)
+    return PromptProbe(digits, pipeline, OPTIONS, 0)
+
+
+def with_pairs(probe, held_out):
+    """The probe with held-out pairs."""
+    measure = partial(measure_held_out, probe.pipeline, held_out, batch_size=8, seed=0)
+    return PromptProbe(probe.task, probe.pipeline, OPTIONS, 0, measure)
 
 
 def test_the_untrained_model_is_measured_on_the_validation_split(probe, digits):
@@ -30,9 +39,9 @@ def test_measuring_twice_gives_the_same(probe):
 
 
 def test_the_networks_are_not_those_of_gpt_evaluate(probe, digits):
-    evaluated = digits.init(5, torch.Generator().manual_seed(probe.config.seed))
+    evaluated = digits.init(5, torch.Generator().manual_seed(probe.seed))
     assert torch.cdist(probe.starts, evaluated).min() > 1
-    other = PromptProbe(replace(probe.config, seed=1), digits, probe.pipeline)
+    other = PromptProbe(digits, probe.pipeline, OPTIONS, 1)
     assert not torch.equal(other.starts, probe.starts)
 
 
@@ -44,8 +53,7 @@ def test_the_loss_on_held_out_runs_is_that_of_the_model_and_always_of_the_same_p
         seen.append((step, share))
         return CheckpointPairs(starts, starts + 0.5, torch.full((8,), 2.0), torch.full((8,), 0.2))
 
-    config = replace(probe.config, pairs=PairConfig(batch_size=8))
-    probe = PromptProbe(config, digits, probe.pipeline, held_out)
+    probe = with_pairs(probe, held_out)
     loss = probe.measure()["held_out_loss"]
     # the untrained model predicts the start, which is off by 0.5 in raw parameters
     assert loss == pytest.approx((0.5 / probe.pipeline.normalizer.std[0].item()) ** 2, rel=1e-4)
@@ -65,7 +73,7 @@ def test_the_error_of_each_tensor_is_its_own_and_together_they_are_the_loss(prob
     def held_out(step, share):
         return CheckpointPairs(starts, future, torch.full((8,), 2.0), torch.full((8,), 0.2))
 
-    probe = PromptProbe(replace(probe.config, pairs=PairConfig(batch_size=8)), digits, probe.pipeline, held_out)
+    probe = with_pairs(probe, held_out)
     measured = probe.measure()
     std = probe.pipeline.normalizer.std[0].item()
     # the untrained model predicts the start
@@ -84,15 +92,17 @@ def test_the_dispersion_ratio_compares_samples_with_the_better_half_of_trained_n
     def held_out(step, share):
         return CheckpointPairs(trained, trained, torch.full((8,), 2.0), torch.linspace(0.1, 2.0, 8))
 
-    probe = PromptProbe(replace(probe.config, pairs=PairConfig(batch_size=8)), digits, probe.pipeline, held_out)
+    probe = with_pairs(probe, held_out)
 
     def spread(networks):
         return (networks - networks.mean(0)).square().mean().sqrt()
 
-    ratio = probe.on_held_out(samples, held_out)["dispersion_ratio"]
+    ratio = probe.on_held_out(samples, probe.held_out())["dispersion_ratio"]
     assert ratio == pytest.approx((spread(samples) / spread(trained[:4])).item(), rel=1e-4)
-    assert probe.on_held_out(samples[:1].expand(5, -1), held_out)["dispersion_ratio"] == pytest.approx(0, abs=1e-4)
-    assert "dispersion_ratio" not in probe.on_held_out(samples[:1], held_out)
+    assert probe.on_held_out(samples[:1].expand(5, -1), probe.held_out())["dispersion_ratio"] == pytest.approx(
+        0, abs=1e-4
+    )
+    assert "dispersion_ratio" not in probe.on_held_out(samples[:1], probe.held_out())
 
 
 def test_the_ends_of_the_middle_of_the_networks_enclose_the_mean(probe):
@@ -107,8 +117,8 @@ def test_errors_of_tensors_are_of_what_the_model_predicts(digits, prediction):
     randomise(pipeline.transformer)
     starts = digits.init(8, torch.Generator().manual_seed(3))
     pairs = CheckpointPairs(starts, 0.7 * starts, torch.full((8,), 2.0), torch.full((8,), 0.2))
-    config = TrainConfig(model=ModelConfig(prediction_type=prediction), pairs=PairConfig(batch_size=8))
-    found = measure_held_out(config, pipeline, lambda step, share: pairs)
+    pipeline.scheduler = make_scheduler(default_scheduler(prediction), noise_schedule(prediction_type=prediction))
+    found = measure_held_out(pipeline, lambda step, share: pairs, batch_size=8, seed=0)
     sizes = {name: part.stop - part.start for name, part in digits.layout.slices.items()}
     mean = sum(sizes[name] * error for name, error in found.by_tensor.items()) / sum(sizes.values())
     assert mean == pytest.approx(found.loss, rel=1e-5)

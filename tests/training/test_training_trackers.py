@@ -16,7 +16,7 @@ from tiny_training import tiny_config, tiny_store, train
 
 from g_pt.training import trackers
 from g_pt.training.accelerators import accelerator_of
-from g_pt.training.config import ProgressConfig, TrainConfig
+from g_pt.training.config import ProgressConfig
 from g_pt.training.trackers import check_trackers, flat
 
 
@@ -76,9 +76,8 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    config = TrainConfig(output=tmp_path / "out", progress=ProgressConfig(report_to="tensorboard, wandb"))
     with pytest.raises(ValueError, match=r'tensorboard is not installed; pip install "g-pt\[tensorboard\]"'):
-        accelerator_of(config)
+        accelerator_of(tmp_path / "out", mixed_precision="no", trackers=("tensorboard", "wandb"))
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(trackers, "find_spec", lambda name: name == "tensorboardX")
     check_trackers(("tensorboard",))
