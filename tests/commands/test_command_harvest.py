@@ -23,6 +23,11 @@ from g_pt.commands.harvest import default_folder, main
 TINY = ("--num-runs", "4", "--num-steps", "3", "--num-checkpoints", "2")
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+
+
 def harvested(capsys, *arguments: str) -> subprocess.CompletedProcess[str]:
     """gpt-harvest in this process."""
     return run_in_process(main, list(arguments), capsys)
@@ -139,18 +144,13 @@ def test_a_killed_harvest_continues_to_the_same_bytes(tmp_path, wait_for):
     assert file_hashes(folder) == file_hashes(tmp_path / "whole")
 
 
-def test_help_is_fast_and_imports_no_torch():
+def test_help_imports_no_torch():
     program = (
         "import sys\nfrom g_pt.commands.harvest import main\n"
         "try: main(['--help'])\n"
         "finally: print('HEAVY', sorted({'torch', 'pyarrow', 'sklearn', 'diffusers'} & set(sys.modules)))"
     )
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        result = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
-        seconds.append(time.perf_counter() - started)
+    result = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
     assert result.returncode == 0
     assert "HEAVY []" in result.stdout
     assert "--max-abs-param" in result.stdout
-    assert min(seconds) < 0.5
