@@ -107,9 +107,10 @@ def test_mistakes_get_one_sentence_and_an_exit_status(tmp_path, capsys, subtests
             assert not (tmp_path / "made").exists()
 
 
-def test_debugging_shows_the_traceback(tmp_path, monkeypatch):
+def test_debugging_leaves_the_error_to_the_interpreter_which_shows_the_traceback(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("G_PT_TRACEBACK", "1")
-    assert "Traceback" in run_command("--task", "digit", "--out", str(tmp_path)).stderr
+    with pytest.raises(ValueError, match="there is no task 'digit'"):
+        harvested(capsys, "--task", "digit", "--out", str(tmp_path))
 
 
 def test_a_real_write_error_is_one_sentence(tmp_path):

@@ -1,7 +1,11 @@
 """A dataset and settings with which a G.pt trains in about a second."""
 
+import atexit
+import shutil
+import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -24,9 +28,18 @@ TINY_HARVEST = HarvestConfig(num_runs=40, num_steps=60, num_checkpoints=8, runs_
 TINY_ALIGNMENT = AlignmentConfig(num_steps=5, batch_size=8, num_examples=32)
 
 
+@cache
+def tiny_harvest() -> Path:
+    """The dataset of `TINY_HARVEST`, made once; not to be changed."""
+    parent = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, parent)
+    harvest(TINY_HARVEST, Path(parent) / "checkpoints")
+    return Path(parent) / "checkpoints"
+
+
 def tiny_store(folder: Path) -> CheckpointStore:
-    harvest(TINY_HARVEST, folder)
-    return CheckpointStore(folder)
+    """A copy of that dataset."""
+    return CheckpointStore(shutil.copytree(tiny_harvest(), folder, dirs_exist_ok=True))
 
 
 def tiny_config(output: Path, num_steps: int = 12) -> TrainConfig:
