@@ -20,6 +20,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_packages_and_the_bundled_models(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {
@@ -31,6 +32,7 @@ def test_the_wheel_holds_the_packages_and_the_bundled_models(wheel: Path) -> Non
         assert expected in names
 
 
+@pytest.mark.slow
 def test_the_wheel_works_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)

@@ -19,6 +19,7 @@ from g_pt.training.config import ModelConfig
 from g_pt.training.setup import make_model
 
 
+@pytest.mark.slow
 def test_all_speeds_are_measured_by_one_command(tmp_path) -> None:
     pytest.importorskip("datasets")
     pytest.importorskip("lmdb")

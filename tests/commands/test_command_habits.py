@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from in_process import run_in_process
 
 from g_pt.commands import demo
 
@@ -104,13 +105,8 @@ def main_of(name: str) -> Callable[[list[str]], None]:
 
 def ended(name: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Exit status, standard output and standard error."""
-    status = 0
-    try:
-        main_of(name)(arguments)
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 0
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
+    done = run_in_process(main_of(name), arguments, capsys)
+    return done.returncode, done.stdout, done.stderr
 
 
 def named(arguments: list[str], value: str) -> list[str]:
@@ -255,6 +251,7 @@ class ServedPage:
         sys.stdout.write("closing server\n")  # as gradio does
 
 
+@pytest.mark.slow
 def test_in_a_pipe_there_are_no_bars_and_json_is_one_object(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     harvest = ["--task", "moons", "--num-runs", "3", "--num-steps", "3", "--num-checkpoints", "2", "--out", "made"]

@@ -1,7 +1,13 @@
 """A dataset and settings with which a G.pt trains in about a second."""
 
+import atexit
+import shutil
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -15,15 +21,25 @@ from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.tasks import get_task
 from g_pt.training.alignment import align
 from g_pt.training.config import AlignmentConfig, ModelConfig, OptimizerConfig, PairConfig, ProgressConfig, TrainConfig
+from g_pt.training.log import TrainingLog
 from g_pt.training.loop import fit
 
 TINY_HARVEST = HarvestConfig(num_runs=40, num_steps=60, num_checkpoints=8, runs_per_shard=20)
 TINY_ALIGNMENT = AlignmentConfig(num_steps=5, batch_size=8, num_examples=32)
 
 
+@cache
+def tiny_harvest() -> Path:
+    """The dataset of `TINY_HARVEST`, made once; not to be changed."""
+    parent = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, parent)
+    harvest(TINY_HARVEST, Path(parent) / "checkpoints")
+    return Path(parent) / "checkpoints"
+
+
 def tiny_store(folder: Path) -> CheckpointStore:
-    harvest(TINY_HARVEST, folder)
-    return CheckpointStore(folder)
+    """A copy of that dataset."""
+    return CheckpointStore(shutil.copytree(tiny_harvest(), folder, dirs_exist_ok=True))
 
 
 def tiny_config(output: Path, num_steps: int = 12) -> TrainConfig:
@@ -45,7 +61,10 @@ def train(
     held_out: bool = False,
     accelerator: Accelerator | None = None,
 ) -> ParameterUpdatePipeline:
-    """Train; with `stop_at`, break off with KeyboardInterrupt before that step, as a kill would."""
+    """Train; with `stop_at`, break off with KeyboardInterrupt before that step, as a kill would.
+
+    Pictures would cost more than the steps do: they are drawn only for an accelerator that is given, which may track.
+    """
     if accelerator is None:
         AcceleratorState._reset_state(reset_partial_state=True)  # one process, several trainings of other precision
     task = get_task("digits")
@@ -57,16 +76,17 @@ def train(
         return sampler.batch(step, part)
 
     validation = PairSampler(store, config.metric, split="validation", batch_size=config.pairs.batch_size, seed=0)
-    return fit(
-        config,
-        task,
-        pairs,  # type: ignore[arg-type]
-        fit_normalizer(store, "global"),
-        training_facts(store, task, config.metric),
-        held_out=validation.batch if held_out else None,
-        accelerator=accelerator,
-        resume=resume,
-    )
+    with without_pictures() if accelerator is None else nullcontext():
+        return fit(
+            config,
+            task,
+            pairs,  # type: ignore[arg-type]
+            fit_normalizer(store, "global"),
+            training_facts(store, task, config.metric),
+            held_out=validation.batch if held_out else None,
+            accelerator=accelerator,
+            resume=resume,
+        )
 
 
 def train_aligned(
@@ -83,7 +103,13 @@ def train_aligned(
 
     pipeline = ParameterUpdatePipeline.from_pretrained(base)
     pipeline.set_progress_bar_config(disable=True)
-    return align(config, get_task("digits"), pipeline, pairs, resume=resume)  # type: ignore[arg-type]
+    with without_pictures():
+        return align(config, get_task("digits"), pipeline, pairs, resume=resume)  # type: ignore[arg-type]
+
+
+def without_pictures() -> AbstractContextManager[object]:
+    """Let the log draw nothing."""
+    return patch.object(TrainingLog, "draw", lambda log: None)
 
 
 def weights(config: TrainConfig) -> dict[str, object]:

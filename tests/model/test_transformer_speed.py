@@ -56,6 +56,7 @@ def test_the_model_is_one_graph_without_breaks(widths, generator):
     assert (explained.graph_count, explained.graph_break_count) == (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", NETWORKS.values(), ids=list(NETWORKS))
 def test_the_compiled_graphs_of_both_passes_compute_the_same(widths, generator):
     model = randomise(build_transformer(widths), scale=0.1)
@@ -69,6 +70,7 @@ def test_the_compiled_graphs_of_both_passes_compute_the_same(widths, generator):
         torch.testing.assert_close(gradient, exact_gradients[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++") and not shutil.which("g++"), reason="inductor needs a C++ compiler")
 def test_the_compiled_model_computes_the_same(generator):
     model = randomise(build_transformer((4, 3, 2)), scale=0.1)

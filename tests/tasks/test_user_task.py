@@ -128,6 +128,7 @@ def refused(main: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_gpt_sample_and_gpt_evaluate_take_the_file(saved, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     prompt, model = ("--prompt-loss", "0.4"), ("--model", str(saved))

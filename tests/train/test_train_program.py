@@ -5,20 +5,26 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from in_process import run_in_process
+from launched import Death, run_program
 from safetensors.torch import load_file
 
 from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.harvest import source_of
 from g_pt.files.config import merge
 from g_pt.tasks.digits import Digits
+from train import train_g_pt
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "train" / "train_g_pt.py"
+MAIN = "train.train_g_pt:main"
+Run = Callable[..., subprocess.CompletedProcess[str]]
 TINY = """
 dataset: {folder}/data
 output: {folder}/out
@@ -41,10 +47,18 @@ def command(*arguments: str | Path | int) -> list[str]:
     return [sys.executable, str(PROGRAM), *map(str, arguments)]
 
 
-def run(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True)
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The program in this process."""
+
+    def call(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return run_in_process(train_g_pt.main, [str(argument) for argument in arguments], capsys)
+
+    return call
 
 
+@pytest.mark.slow
 def test_accelerate_launch_harvests_trains_and_saves(settings: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1", "--cpu"]
     done = subprocess.run([*launch, str(PROGRAM), "--config", str(settings)], capture_output=True, text=True)
@@ -57,45 +71,35 @@ def test_accelerate_launch_harvests_trains_and_saves(settings: Path) -> None:
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-00000050", "step-00000060"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(settings: Path) -> None:
     folder = settings.parent
-    whole = run("--config", settings)
-    assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen(command("--config", settings, "--output", folder / "killed"), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while not list((folder / "killed" / "checkpoints").glob("step-????????")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    resumed = run("--config", settings, "--output", folder / "killed", "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    assert run_program(MAIN, ["--config", settings]) == [0]
+    killed = ("--config", settings, "--output", folder / "killed")
+    death = Death("accelerate:Accelerator.save_state", 3)  # with the third checkpoint half-written
+    assert run_program(MAIN, killed, death=death) == [-signal.SIGKILL]
+    assert run_program(MAIN, [*killed, "--resume"]) == [0]
     weights = "transformer/diffusion_pytorch_model.safetensors"
     a, b = (load_file(folder / output / "pipeline" / weights) for output in ("out", "killed"))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_a_second_stage_follows_the_first_and_resumes_after_a_kill(settings: Path) -> None:
     """Two runs: one is killed in the second stage, the other begins it late, after other settings were given."""
     folder = settings.parent
     short = ("--config", settings, "--optimizer.num-steps", 20, "--progress.evaluate-every", 0)
-    aligned = ("--alignment.num-steps", 40, "--alignment.batch-size", 4, "--alignment.num-examples", 32)
+    aligned = ("--alignment.num-steps", 14, "--alignment.batch-size", 4, "--alignment.num-examples", 32)
     killed = (*short, *aligned, "--output", folder / "killed")
-    process = subprocess.Popen(command(*killed), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    checkpoints = folder / "killed" / "alignment" / "checkpoints"
-    while not list(checkpoints.glob("step-????????")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    death = Death("g_pt.training.checkpoints:TrainingCheckpoints.save", 3)  # two of the first stage, one of the second
+    assert run_program(MAIN, killed, death=death) == [-signal.SIGKILL]
+    assert [p.name for p in (folder / "killed" / "alignment" / "checkpoints").iterdir()] == ["step-00000010"]
     assert (folder / "killed" / "base" / "model_index.json").is_file()
     assert not (folder / "killed" / "pipeline").exists()
-    resumed = run(*killed, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    late = run(*short, "--output", folder / "late", "--alignment.learning-rate", "0.5")
-    assert late.returncode == 0, late.stderr
+    assert run_program(MAIN, [*killed, "--resume"]) == [0]
+    assert run_program(MAIN, [*short, "--output", folder / "late", "--alignment.learning-rate", "0.5"]) == [0]
     assert not (folder / "late" / "base").exists()
-    late = run(*short, *aligned, "--output", folder / "late", "--resume")
-    assert late.returncode == 0, late.stderr
+    assert run_program(MAIN, [*short, *aligned, "--output", folder / "late", "--resume"]) == [0]
     weights = "transformer/diffusion_pytorch_model.safetensors"
     a, b = (
         {part: load_file(folder / name / part / weights) for part in ("base", "pipeline")}
@@ -106,7 +110,7 @@ def test_a_second_stage_follows_the_first_and_resumes_after_a_kill(settings: Pat
     assert not torch.equal(a["base"]["norm.weight"], a["pipeline"]["norm.weight"])
 
 
-def test_what_cannot_be_aligned_is_refused_before_the_first_stage(settings: Path) -> None:
+def test_what_cannot_be_aligned_is_refused_before_the_first_stage(settings: Path, run: Run) -> None:
     aligned = "--alignment.num-steps", "5", "--alignment.batch-size", "4", "--alignment.gradient", "exact"
     done = run("--config", settings, "--metric", "error", *aligned)
     assert done.returncode == 1
@@ -114,23 +118,24 @@ def test_what_cannot_be_aligned_is_refused_before_the_first_stage(settings: Path
     assert not (settings.parent / "data").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--preset", "digitz"], "presets are ['cartpole', 'cifar10', 'digits'"),
-        (["--config", "absent.yaml"], "there is no settings file absent.yaml"),
-        (["--task", "digitz"], "Did you mean 'digits'"),
-        (["--metric", "accuracy"], "it has ['error', 'loss']"),
-    ],
-)
-def test_wrong_names_are_refused_with_what_exists(arguments: list[str], message: str) -> None:
-    done = run(*arguments)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+WRONG = {
+    ("--preset", "digitz"): "presets are ['cartpole', 'cifar10', 'digits'",
+    ("--config", "absent.yaml"): "there is no settings file absent.yaml",
+    ("--task", "digitz"): "Did you mean 'digits'",
+    ("--metric", "accuracy"): "it has ['error', 'loss']",
+}
 
 
-def test_a_wrong_key_in_a_file_is_refused_with_a_guess(tmp_path: Path) -> None:
+def test_wrong_names_are_refused_with_what_exists(run: Run, subtests: pytest.Subtests) -> None:
+    for arguments, message in WRONG.items():
+        with subtests.test(" ".join(arguments)):
+            done = run(*arguments)
+            assert done.returncode != 0
+            assert message in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_key_in_a_file_is_refused_with_a_guess(tmp_path: Path, run: Run) -> None:
     (tmp_path / "wrong.yaml").write_text("optimizer: {learning_rat: 0.1}\n")
     done = run("--config", tmp_path / "wrong.yaml")
     assert done.returncode == 2
@@ -138,18 +143,19 @@ def test_a_wrong_key_in_a_file_is_refused_with_a_guess(tmp_path: Path) -> None:
     assert "Did you mean 'learning_rate'?" in done.stderr
 
 
-def test_a_wrong_flag_is_refused() -> None:
-    done = run("--optimizer.num-stepz", "3")
+def test_a_wrong_flag_is_refused_by_the_file_as_it_is_run() -> None:
+    done = subprocess.run(command("--optimizer.num-stepz", "3"), capture_output=True, text=True)
     assert done.returncode == 2
     assert "num-steps" in done.stdout + done.stderr
 
 
-def test_every_preset_has_known_settings() -> None:
+def test_every_preset_has_known_settings(run: Run) -> None:
     for preset in (ROOT / "train" / "presets").glob("*.yaml"):
         done = run("--preset", preset.stem, "--help")
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_know_each_other_are_refused(settings: Path) -> None:
     done = subprocess.run(
         command("--config", settings), capture_output=True, text=True, env={**os.environ, "WORLD_SIZE": "2"}
@@ -158,24 +164,24 @@ def test_processes_that_do_not_know_each_other_are_refused(settings: Path) -> No
     assert "2 processes were launched, but Accelerate joins 1" in done.stderr
 
 
-def test_a_dataset_made_otherwise_is_used_with_a_warning_and_other_folders_stay(settings: Path) -> None:
+@pytest.mark.slow
+def test_a_dataset_made_otherwise_is_used_with_a_warning_and_other_folders_stay(settings: Path, run: Run) -> None:
     (settings.parent / "mine").mkdir()
     (settings.parent / "mine" / "thesis.tex").touch()
     refused = run("--config", settings, "--pipeline", settings.parent / "mine")
     assert refused.returncode == 1
     assert "neither empty nor a saved pipeline" in refused.stderr
     assert not (settings.parent / "data").exists(), "refused before anything was made"
-    assert run("--config", settings).returncode == 0
-    warned = run("--config", settings, "--output", settings.parent / "other", "--harvest.num-runs", "5000")
+    short = ("--config", settings, "--optimizer.num-steps", 4, "--progress.evaluate-every", 0)
+    assert run(*short).returncode == 0
+    warned = run(*short, "--output", settings.parent / "other", "--harvest.num-runs", "5000")
     assert warned.returncode == 0, warned.stderr
     assert "data was made with num_runs = 40, not 5000" in warned.stderr
 
 
 def test_warnings_of_other_data_know_settings_that_are_not_set(capsys: pytest.CaptureFixture[str]) -> None:
-    from train.train_g_pt import warn_of_other_data
-
     def warnings(source: dict[str, object], harvest: HarvestConfig) -> list[str]:
-        warn_of_other_data(source, harvest.to_json(), Path("data"))
+        train_g_pt.warn_of_other_data(source, harvest.to_json(), Path("data"))
         return capsys.readouterr().err.splitlines()
 
     plain, ranged = HarvestConfig(), HarvestConfig(learning_rate_range=(0.01, 0.3))
@@ -191,21 +197,19 @@ def test_warnings_of_other_data_know_settings_that_are_not_set(capsys: pytest.Ca
 def test_a_dataset_of_a_part_of_the_data_is_warned_of_only_where_the_whole_is_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from train.train_g_pt import warn_of_other_data
-
     class Part(Digits):
         data_subset = "digits-300"
 
     config = HarvestConfig()
     made = source_of(config, Part())
-    warn_of_other_data(made, source_of(config, Part()), Path("data"))
+    train_g_pt.warn_of_other_data(made, source_of(config, Part()), Path("data"))
     assert capsys.readouterr().err == ""
-    warn_of_other_data(made, source_of(config, Digits()), Path("data"))
+    train_g_pt.warn_of_other_data(made, source_of(config, Digits()), Path("data"))
     assert "data was made with data = 'digits-300', not None" in capsys.readouterr().err
 
 
 def test_a_preset_can_set_a_range_of_learning_rates() -> None:
-    from train.train_g_pt import Program
-
-    program = merge(Program(), {"harvest": {"learning_rate_range": ["1e-2", 0.3], "optimizer": "rmsprop"}}, "x.yaml")
+    program = merge(
+        train_g_pt.Program(), {"harvest": {"learning_rate_range": ["1e-2", 0.3], "optimizer": "rmsprop"}}, "x.yaml"
+    )
     assert program.harvest == HarvestConfig(learning_rate_range=(0.01, 0.3), optimizer="rmsprop")

@@ -103,6 +103,7 @@ def assert_same(one: object, other: object, where: str = "") -> None:
         assert one == other, where
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_curves_of_one_in_both_stages(work: Path, one: Path) -> None:
     for stage in STAGES.values():
         ours, others = log_of(work / "two" / stage), log_of(one / stage)
@@ -116,6 +117,7 @@ def test_two_processes_have_the_loss_curves_of_one_in_both_stages(work: Path, on
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_harvest_the_bytes_of_one_and_say_things_once(
     work: Path, launched: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
@@ -134,6 +136,7 @@ def harvest_flags(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_harvest_of_which_a_process_is_killed_loses_one_shard_and_continues(tmp_path: Path) -> None:
     harvest(SMALL, tmp_path / "whole")
     death = Death("checkpoints_dataset.harvest:train_networks", rank=1)  # with its only shard trained but not written
@@ -145,6 +148,7 @@ def test_a_harvest_of_which_a_process_is_killed_loses_one_shard_and_continues(tm
     assert file_hashes(tmp_path / "parts") == file_hashes(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_processes_share_the_harvest_of_policies_too(tmp_path: Path) -> None:
     harvest(POLICIES, tmp_path / "one")
     flags = [
@@ -155,6 +159,7 @@ def test_processes_share_the_harvest_of_policies_too(tmp_path: Path) -> None:
     assert file_hashes(tmp_path / "two") == file_hashes(tmp_path / "one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "death",
     [
@@ -176,6 +181,7 @@ def test_a_killed_run_resumes_to_the_uninterrupted_one(work: Path, one: Path, de
     assert_same(everything(output), everything(one))
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_one_is_killed_resume_to_the_uninterrupted_run(
     work: Path, launched: subprocess.CompletedProcess[str]
 ) -> None:

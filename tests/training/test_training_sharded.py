@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_saved_pipeline_is_whole_and_that_of_one_process(folder: Path) -> None:
     config = config_of(folder, "whole")
     train(config, CheckpointStore(folder / "data"), held_out=True)
@@ -34,6 +35,7 @@ def test_the_saved_pipeline_is_whole_and_that_of_one_process(folder: Path) -> No
         torch.testing.assert_close(ours[name], others[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_process_saves_its_own_averages_and_a_resumed_run_is_the_same(folder: Path) -> None:
     output = folder / "sharded"
     checkpoints = output / "checkpoints"

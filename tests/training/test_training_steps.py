@@ -38,6 +38,7 @@ def test_the_norm_of_an_update_is_how_far_all_weights_have_moved() -> None:
     assert measured == {}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_a_compiled_model_has_the_loss_curve_of_the_plain_one_and_saves_the_same_names(
     store: CheckpointStore, tmp_path: Path
