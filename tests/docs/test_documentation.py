@@ -8,6 +8,7 @@ harvest or training takes minutes, an installation wants the network. The tutori
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -147,9 +148,33 @@ def missing_files(page: Path) -> list[str]:
     links = [page.parent / target for target in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
     paths = [
         ROOT / path
-        for path in re.findall(r"`((?:g_pt|checkpoints_dataset|rl_tasks|train|benchmarks|tests|docs)/[\w./-]+)`", text)
+        for path in re.findall(
+            r"`((?:g_pt|checkpoints_dataset|rl_tasks|train|sample|benchmarks|tests|docs)/[\w./-]+)`", text
+        )
     ]
     return [str(path) for path in links + paths if not path.exists()]
+
+
+def test_modules_that_pages_name_exist() -> None:
+    dotted = re.compile(r"`((?:g_pt|checkpoints_dataset|rl_tasks)(?:\.[a-z]\w*)+)`")
+    # the changelog's table says in its first column what was there before
+    texts = {page.name: page.read_text() for page in PAGES if page.name not in ("CHANGELOG.md", "reference.md")}
+    rows = re.findall(
+        r"^\| (`g_pt.*|`checkpoints_dataset.*) \| (.*) \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    assert rows
+    texts["CHANGELOG.md"] = "\n".join(now for _, now in rows)
+    named = {(page, name) for page, text in texts.items() for name in dotted.findall(text)}
+    assert [(page, name) for page, name in sorted(named) if find_spec(name) is None] == []
+    before = [name for then, _ in rows for name in dotted.findall(re.sub(r"`[\w.]+` \(a module\)", "", then))]
+    assert [name for name in before if is_module(name)] == []
+
+
+def is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def test_the_index_names_every_page() -> None:
