@@ -11,6 +11,7 @@ I = 64 pixels, H = 16 hidden units, O = 10 classes, F = I + 1 + O numbers of a h
 A network is a set of hidden units, (H, F): incoming weights, bias, outgoing weights. The output layer has no bias.
 """
 
+import argparse
 import itertools
 import math
 
@@ -163,7 +164,7 @@ def measure(params: Tensor, splits: dict[str, Examples]) -> dict[str, float]:
     }
 
 
-def main(seed: int = 0) -> dict[str, dict[str, float]]:
+def run(seed: int) -> dict[str, dict[str, float]]:
     """Do all three; figures of unseen networks before an update ("before"), and after one, by prompt ("0.50")."""
     torch.manual_seed(seed)
     splits = load_splits()
@@ -182,6 +183,14 @@ def main(seed: int = 0) -> dict[str, dict[str, float]]:
     return results
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run with the seed of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
+    run(arguments.seed)
+
+
+if __name__ == "__main__":
     main()

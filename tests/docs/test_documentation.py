@@ -5,6 +5,7 @@ harvest or training takes minutes, an installation wants the network. The tutori
 (tests/docs/test_tutorial.py), and so is the harvest of docs/extending.md.
 """
 
+import pkgutil
 import re
 import subprocess
 import sys
@@ -147,9 +148,38 @@ def missing_files(page: Path) -> list[str]:
     links = [page.parent / target for target in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
     paths = [
         ROOT / path
-        for path in re.findall(r"`((?:g_pt|checkpoints_dataset|rl_tasks|train|benchmarks|tests|docs)/[\w./-]+)`", text)
+        for path in re.findall(
+            r"`((?:g_pt|checkpoints_dataset|rl_tasks|train|sample|benchmarks|tests|docs)/[\w./-]+)`", text
+        )
     ]
     return [str(path) for path in links + paths if not path.exists()]
+
+
+DOTTED = re.compile(r"`((?:g_pt|checkpoints_dataset|rl_tasks)(?:\.[A-Za-z]\w*)+)`")
+
+
+def test_modules_that_pages_name_exist() -> None:
+    pages = [page for page in PAGES if page.name != "CHANGELOG.md"]
+    missing = {(page.name, name) for page in pages for name in DOTTED.findall(page.read_text()) if not importable(name)}
+    assert missing == set()
+
+
+def test_the_changelog_says_where_every_module_went() -> None:
+    rows = re.findall(r"^\| (`\w+\..*) \| (.*) \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    before = [name for then, _ in rows for name in DOTTED.findall(re.sub(r"`\S+` \(a module\)", "", then))]
+    now = [name for _, found in rows for name in DOTTED.findall(found)]
+    assert len(before) > 50
+    assert [name for name in before if importable(name)] == []
+    assert [name for name in now if not importable(name)] == []
+
+
+def importable(name: str) -> bool:
+    """Whether a dotted name is a module or something in one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def test_the_index_names_every_page() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 from documents import ROOT, blocks_of, commands_of
+from tutorial_sizes import SMALLER, scaled
 
 from checkpoints_dataset import CheckpointStore
 from g_pt.commands import harvest
@@ -13,23 +14,6 @@ from g_pt.tasks import registry
 from train import train_g_pt
 
 PAGE = ROOT / "docs" / "tutorial.md"
-# what takes minutes there, and what it becomes here
-SMALLER = {
-    "range(400)": "range(60)",
-    "range(241)": "range(61)",
-    "step % 12": "step % 6",
-    "width: 64, num_layers: 3": "width: 48, num_layers: 2",
-    "num_steps: 1000": "num_steps: 250",
-    "num_steps: 150": "num_steps: 30",
-    "--optimizer.num-steps 1500 --alignment.num-steps 200": "--optimizer.num-steps 250 --alignment.num-steps 30",
-    "--num-runs 1000": "--num-runs 200",
-}
-
-
-def scaled(text: str) -> str:
-    for long, short in SMALLER.items():
-        text = text.replace(long, short)
-    return text
 
 
 def run_command(words: list[str], names: dict[str, object]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import tyro
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # folders whose programs are documented as modules, `python -m benchmarks.all`
 MODULES = ("benchmarks", "g_pt", "checkpoints_dataset", "rl_tasks")
