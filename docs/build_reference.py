@@ -78,7 +78,7 @@ def command_section(name: str, module: Any) -> Iterator[str]:
 def training_section() -> Iterator[str]:
     """Flags of train/train_g_pt.py."""
     sys.path.insert(0, str(ROOT))
-    from train.train_g_pt import Program
+    from g_pt.commands.train import Program
 
     yield "## `train/train_g_pt.py`\n"
     yield "By `accelerate launch`, or by `python` on one device; `--preset NAME` takes one of `train/presets`.\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import tempfile
 import time
@@ -98,12 +99,10 @@ def check_current_folder() -> None:
 
 
 def is_closed(stream: TextIO) -> bool:
-    """Whether nobody reads what is written any more."""
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    """Whether nobody reads any more what is written; that a write has failed is remembered by the pipe alone."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 def is_first_process() -> bool:
