@@ -27,7 +27,8 @@ Made by `python docs/build_reference.py` from the code; change that, not this pa
 ## What all commands have
 
 - `--help` with examples; a slip in a flag, a setting or a name gets a hint.
-- `--config FILE.yaml`: settings by name with underscores (`num_runs: 500`), over which flags count.
+- `--config FILE.yaml`: settings by name (`num_runs: 500`, underscores or hyphens), over which flags count.
+  A setting that is chosen by name takes `rule: adam` or `rule: {name: adam, learning_rate: 0.01}`.
   `train/train_g_pt.py` nests them by section; `gpt-import reference` has a `--config` of its own, the model's.
 - `--json`: one JSON object on standard output, everything else on standard error (`gpt-evaluate --json FILE`
   writes a file).
@@ -77,7 +78,7 @@ def command_section(name: str, module: Any) -> Iterator[str]:
 def training_section() -> Iterator[str]:
     """Flags of train/train_g_pt.py."""
     sys.path.insert(0, str(ROOT))
-    from train.train_g_pt import Program
+    from g_pt.commands.train import Program
 
     yield "## `train/train_g_pt.py`\n"
     yield "By `accelerate launch`, or by `python` on one device; `--preset NAME` takes one of `train/presets`.\n"

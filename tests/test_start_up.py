@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ COMMANDS = {
     "gpt-push": ["-m", "g_pt.commands.push"],
     "gpt-dataset": ["-m", "g_pt.commands.dataset"],
     "gpt-demo": ["-m", "g_pt.commands.demo"],
+    "gpt-train": ["-m", "g_pt.commands.train"],
     "train_g_pt.py": [str(ROOT / "train" / "train_g_pt.py")],
 }
 
@@ -37,19 +37,6 @@ def test_help_imports_nothing_heavy(command: str) -> None:
 @pytest.mark.parametrize("module", ["g_pt", "checkpoints_dataset", "g_pt.tasks"])
 def test_importing_a_package_imports_nothing_heavy(module: str) -> None:
     assert heavy_imports(["-c", f"import {module}"]) == set()
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_takes_less_than_half_a_second(command: str) -> None:
-    def seconds(arguments: list[str]) -> float:
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            subprocess.run([sys.executable, *arguments], capture_output=True, cwd=ROOT, check=True)
-            times.append(time.perf_counter() - started)
-        return min(times)  # the machine may be busy with something else
-
-    assert seconds([*COMMANDS[command], "--help"]) < 0.5
 
 
 def test_public_names_can_all_be_imported() -> None:

@@ -1,6 +1,7 @@
 """The built wheel holds the library, the bundled models and nothing else, and works from another directory."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -28,6 +29,8 @@ def test_the_wheel_holds_the_packages_and_the_bundled_models(wheel: Path) -> Non
         "checkpoints_dataset",
         "rl_tasks",
     }
+    presets = {path.name for path in (ROOT / "train" / "presets").glob("*.yaml")}
+    assert {name.rpartition("/")[2] for name in names if name.startswith("g_pt/presets/")} == presets
     for expected in ("g_pt/py.typed", "checkpoints_dataset/py.typed", "g_pt/bundled/digits-loss/model_index.json"):
         assert expected in names
 
@@ -50,3 +53,19 @@ def test_the_wheel_works_from_another_directory(wheel: Path, tmp_path: Path) -> 
     assert run.returncode == 0, run.stderr
     assert str(site) in run.stdout
     assert (tmp_path / "updated.safetensors").is_file()
+
+
+def test_the_installed_training_knows_its_presets(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    run = subprocess.run(
+        [sys.executable, "-m", "g_pt.commands.train", "--preset", "fashion-mnist", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "--dataset PATH" in run.stdout
+    shown = re.sub(r"[\s│]+", " ", run.stdout)
+    assert "(default: runs/fashion-mnist/checkpoints)" in shown
+    assert "usage: gpt-train" in run.stdout

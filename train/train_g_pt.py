@@ -1,142 +1,19 @@
-"""Train a G.pt: harvest its checkpoints where they are missing, learn them, save a pipeline.
-
-With alignment.num-steps the trained pipeline is kept in <output>/base, and a second stage makes it hit its prompts.
+"""Train a G.pt, launched from a clone: the same program as gpt-train.
 
     accelerate launch train/train_g_pt.py --preset digits
-    accelerate launch train/train_g_pt.py --preset digits --optimizer.num-steps 500 --output runs/short
     accelerate launch train/train_g_pt.py --preset digits --resume
 
---preset NAME takes a file of train/presets, --config FILE.yaml one of your own; every value of it is a flag.
+`--help` says the rest.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from checkpoints_dataset.config import HarvestConfig
-from g_pt.command_line.parsing import parse
-from g_pt.command_line.terminal import exit_on_error, quiet_unless_first, show_warnings
-from g_pt.tasks.data_folders import use_data_dir
-from g_pt.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from checkpoints_dataset.pair_sampler import PairSampler
-    from checkpoints_dataset.store import CheckpointStore
-    from g_pt.tasks.base import Split
-
-PRESETS = Path(__file__).parent / "presets"
-
-
-PAIR_SPLITS: tuple[Split, Split] = ("train", "validation")
-
-
-@dataclass(frozen=True)
-class Program(TrainConfig):
-    """All settings of this program."""
-
-    harvest: HarvestConfig = field(default_factory=HarvestConfig)
-    """How the dataset is made where it does not exist; its task is that of the training."""
-    resume: bool = False
-    """Continue from the newest checkpoint in the output folder."""
-    data_dir: Path | None = None
-    """Folder in which image sets are looked for first."""
+from g_pt.commands import train
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse, harvest, train."""
-    with quiet_unless_first():
-        program = parse(Program, arguments, prog="train_g_pt.py", description=__doc__, presets=PRESETS)
-    show_warnings("train_g_pt.py")
-    with exit_on_error("train_g_pt.py"):
-        use_data_dir(program.data_dir)
-        run(program)
-
-
-def run(program: Program) -> None:
-    """Harvest where needed, then train."""
-    import torch
-
-    from checkpoints_dataset.facts import fit_normalizer, training_facts
-    from checkpoints_dataset.harvest import harvest_with_progress, source_of
-    from checkpoints_dataset.store import CheckpointStore, is_finished
-    from g_pt.runtime.processes import Team, leave_team
-    from g_pt.tasks import get_task
-    from g_pt.tasks.base import PopulationTask, TrainableTask
-    from g_pt.training.accelerators import use_cpu_threads
-    from g_pt.training.alignment import align, check_alignment
-    from g_pt.training.checkpoints import check_output, check_replaceable
-    from g_pt.training.loop import fit, join_processes
-    from g_pt.training.setup import process_share
-
-    task = get_task(program.task)
-    check_output(program.output, resume=program.resume)
-    check_replaceable(program.pipeline_folder)
-    metric = task.metric(program.metric).name
-    config = TrainConfig(**{f.name: getattr(program, f.name) for f in dataclasses.fields(TrainConfig)})
-    first_stage = dataclasses.replace(config, pipeline=config.output / "base") if config.alignment.num_steps else config
-    accelerator = join_processes(first_stage)
-    team = Team(accelerator.process_index, accelerator.num_processes)
-    process_share(config.pairs.batch_size, accelerator)  # refused before a long harvest, not after it
-    if program.alignment.num_steps:
-        check_alignment(program, task, accelerator)
-    harvest = dataclasses.replace(program.harvest, task=program.task)
-    if not team.from_first(is_finished(program.dataset)):
-        use_cpu_threads(config.optimizer.cpu_threads, torch.device("cpu"))
-        harvest_with_progress(harvest, program.dataset, team)
-    team.wait()
-    store = CheckpointStore(program.dataset)
-    store.check_task(task)
-    if accelerator.is_main_process and isinstance(task, TrainableTask | PopulationTask):
-        warn_of_other_data(store.header.source, source_of(harvest, task), program.dataset)
-    pairs, held_out = (make_pairs(program, store, metric, split) for split in PAIR_SPLITS)
-    accelerator.print(
-        f"{program.dataset}: {len(store)} checkpoints of {len(store.runs)} runs; {pairs.num_runs} to learn from"
-    )
-    pipeline = fit(
-        first_stage,
-        task,
-        pairs.batch,
-        fit_normalizer(store, program.pairs.normalization, max_runs=program.pairs.max_runs, seed=program.seed),
-        training_facts(store, task, metric, max_runs=program.pairs.max_runs),
-        held_out=held_out.batch,
-        accelerator=accelerator,
-        resume=program.resume,
-    )
-    if config.alignment.num_steps:
-        align(config, task, pipeline, pairs.batch, held_out=held_out.batch, resume=program.resume)
-    accelerator.print(f"saved {config.pipeline_folder}")
-    leave_team(team)
-
-
-def make_pairs(program: Program, store: CheckpointStore, metric: str, split: Split) -> PairSampler:
-    """Pairs of one split of the runs, as the settings want them."""
-    from checkpoints_dataset.pair_sampler import PairSampler
-
-    options = program.pairs
-    return PairSampler(
-        store,
-        metric,
-        split=split,
-        batch_size=options.batch_size,
-        seed=program.seed,
-        init_share=options.init_share,
-        max_runs=options.max_runs,
-    )
-
-
-def warn_of_other_data(source: dict[str, Any], harvest: dict[str, Any], dataset: Path) -> None:
-    """Say so where a finished dataset was not made by the settings of this run: it is used as it is."""
-    ours = source.get("kind") == "harvest"  # then a setting that is not recorded was not set, or not there yet
-    defaults = HarvestConfig().to_json(policies="ppo" in harvest)
-    source = defaults | source if ours else source
-    settings = [key for key in {**harvest, **source} if key != "kind" and (ours or (key in harvest and key in source))]
-    others = {key: (source.get(key), harvest.get(key)) for key in settings if source.get(key) != harvest.get(key)}
-    for key, (made, asked) in others.items():
-        print(f"train_g_pt.py: warning: {dataset} was made with {key} = {made!r}, not {asked!r}", file=sys.stderr)
+    train.main(arguments, prog="train_g_pt.py")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import tyro
 
 from g_pt.command_line.flags import choice_flags, choose_by_flags, flag_rules, settings_flags
 from g_pt.command_line.terminal import say
-from g_pt.files.choices import with_choices
+from g_pt.files.choices import is_settings, with_choices
 from g_pt.files.config import merge
 from g_pt.files.yaml_files import read_yaml
 
@@ -57,7 +57,7 @@ def parse(
             default = merge(default, read_yaml(path), str(path))
         default, rest = choose_by_flags(default, rest)
         extra = {kind: settings_flags(preset_names(presets)), **choice_flags(default)}
-        return expand_home(parse_flags(kind, rest, prog=prog, description=description, default=default, extra=extra))
+        return checked(parse_flags(kind, rest, prog=prog, description=description, default=default, extra=extra))
 
 
 def parse_subcommand(
@@ -80,7 +80,7 @@ def parse_subcommand(
         return parse(kind, arguments[1:], prog=f"{prog} {arguments[0]}", description=kind.__doc__)
     print_version(arguments, prog)
     with wrong_settings(prog):
-        return expand_home(parse_flags(command, arguments, prog=prog, description=description))
+        return checked(parse_flags(command, arguments, prog=prog, description=description))
 
 
 def parse_flags(
@@ -166,13 +166,19 @@ def with_missing(kind: type[Arguments]) -> Arguments:
     return kind(**wanted)
 
 
-def expand_home(config: Any) -> Any:
-    """Settings with `~` at the start of a path or name expanded, which shells leave where it is quoted."""
+def checked(config: Any) -> Any:
+    """Settings with `~` at the start of a path or name expanded, which shells leave where it is quoted.
+
+    Raises:
+        ValueError: a `seed` is not one of 63 bits; others would give the networks of another seed.
+    """
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.name == "seed" and not 0 <= value < 2**63:
+            raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {value}")
         if isinstance(value, str | Path) and str(value).startswith("~"):
             changes[field.name] = type(value)(os.path.expanduser(value))
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            changes[field.name] = expand_home(value)
+        elif is_settings(value):
+            changes[field.name] = checked(value)
     return dataclasses.replace(config, **changes) if changes else config

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import tempfile
 import time
 import traceback
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TextIO
 
+from g_pt.files.schema import one_line
+
 LONGEST = 1600  # characters of an error
-UNPRINTED = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # Unicode's categories of what moves the cursor or cannot be seen
 
 
 def show_warnings(command: str) -> None:
@@ -73,7 +74,7 @@ def end_with(command: str, error: Exception) -> None:
 
 def unexpected(command: str, error: Exception) -> str:
     """One line about an error that nobody foresaw, and where its traceback was written."""
-    what = f"unexpected {type(error).__name__}: {cut(str(error), 300)}"
+    what = f"unexpected {type(error).__name__}: {one_line(str(error))}"
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix=f"{command}-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
@@ -85,25 +86,8 @@ def unexpected(command: str, error: Exception) -> str:
 
 
 def say(command: str, error: object) -> None:
-    """Print `command: error` in one line on standard error."""
-    print(f"{command}: {one_line(str(error))}", file=sys.stderr)
-
-
-def one_line(text: str) -> str:
-    """Text of files and of other people as one line: control characters are escaped, the middle of long text is cut."""
-    text = cut(" ".join(cut(text, 20 * LONGEST).split()), LONGEST)
-    return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in UNPRINTED else character
-        for character in text
-    )
-
-
-def cut(text: str, length: int) -> str:
-    """Text of at most about this length: its beginning and its end."""
-    if len(text) <= length:
-        return text
-    head, tail = length * 3 // 4, length // 4
-    return f"{text[:head]} [{len(text) - head - tail:,} characters left out] {text[-tail:]}"
+    """Print `command: error` in one line on standard error: control characters escaped, the middle of long text cut."""
+    print(f"{command}: {one_line(' '.join(str(error).split()), LONGEST)}", file=sys.stderr)
 
 
 def check_current_folder() -> None:
@@ -115,12 +99,10 @@ def check_current_folder() -> None:
 
 
 def is_closed(stream: TextIO) -> bool:
-    """Whether nobody reads what is written any more."""
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    """Whether nobody reads any more what is written; that a write has failed is remembered by the pipe alone."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 def is_first_process() -> bool:

@@ -11,7 +11,6 @@ What comes back equals what went there, bit for bit. Log in with `hf auth login`
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from g_pt.command_line.output import json_line
 from g_pt.command_line.parsing import parse_subcommand
 from g_pt.command_line.terminal import exit_on_error, show_warnings
 
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         with redirect_stdout(sys.stderr if parsed.json else sys.stdout):
             result = run(parsed)
         if parsed.json:
-            print(json.dumps(result))
+            print(json_line(result))
 
 
 def parse_command(arguments: list[str] | None) -> Any:

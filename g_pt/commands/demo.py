@@ -10,7 +10,6 @@ Needs `pip install "g-pt[demo]"`. Nothing leaves this machine; stop it with Ctrl
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import redirect_stdout
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from g_pt.command_line.output import json_line
 from g_pt.command_line.parsing import parse
 from g_pt.command_line.terminal import exit_on_error, show_warnings
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
             models = models_of(parsed)
             page, address = open_page(parsed, models)
             if parsed.json:
-                print(json.dumps({"address": address, "models": models}), file=out, flush=True)
+                print(json_line({"address": address, "models": models}), file=out, flush=True)
             page.block_thread()
 
 

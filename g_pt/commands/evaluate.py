@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from g_pt.command_line.output import check_writable, without_nan
 from g_pt.command_line.parsing import parse
 from g_pt.command_line.terminal import exit_on_error, hide_bars_in_pipes, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from g_pt.report.section import Section, Subject
 
 
+LARGEST = 3.4e38  # of float32
 WIDTH = 160  # of tables where no terminal says it
 
 
@@ -78,6 +80,15 @@ class Arguments:
         for path in (self.figure, self.json):
             if path is not None and path.is_dir():
                 raise ValueError(f"{path} is a folder; name a file in it")
+        for flag, file in (("--figure", self.figure), ("--json", self.json), ("--out", self.out)):
+            if file is not None:
+                check_writable(file, flag)
+        if self.prompt_range is not None:
+            low, high = self.prompt_range
+            if not -LARGEST < low < high < LARGEST:  # NaN is not
+                raise ValueError(
+                    f"--prompt-range must be two numbers of float32, the smaller first, got {low:g} and {high:g}"
+                )
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out must be a folder, {self.out} is a file")
         if self.dataset is not None and not self.dataset.is_dir():
@@ -130,7 +141,7 @@ def evaluate(arguments: Arguments) -> None:
     lead = lead_of(arguments, pipeline, total)
     written = [write_document(sections, f"{arguments.model} on {pipeline.task.name}", lead, arguments.out)]
     written.append(arguments.json or arguments.out / "report.json")
-    write_json(written[-1], report)
+    write_json(written[-1], without_nan(report))
     for section in sections:
         if arguments.figure is not None and section.name == "prompting":
             section.figures["prompting.png"](arguments.figure)

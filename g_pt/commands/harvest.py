@@ -14,7 +14,6 @@ Several processes share the shards, on one host or on several that see the same 
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from contextlib import redirect_stdout
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig
+from g_pt.command_line.output import check_writable, json_line
 from g_pt.command_line.parsing import parse
 from g_pt.command_line.terminal import exit_on_error, quiet_unless_first
 from g_pt.runtime.processes import cpu_threads_of_a_process, join_team, leave_team
@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         use_data_dir(parsed.data_dir)
         config = HarvestConfig(**{f.name: getattr(parsed, f.name) for f in fields(HarvestConfig)})
         folder = parsed.out or default_folder(config.task)
+        check_writable(folder, "--out")
         team = join_team()
         if team.count > 1:
             import torch
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
             store = harvest_with_progress(config, folder, team)
         if parsed.json and store is not None:
             left_out = {str(run): reason for run, reason in store.left_out.items()}
-            print(json.dumps({**summary(store), "left_out": left_out}))
+            print(json_line({**summary(store), "left_out": left_out}))
         leave_team(team)
 
 

@@ -13,7 +13,6 @@ Conversions that were interrupted continue when the same command is given again.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from g_pt.command_line.output import json_line
 from g_pt.command_line.parsing import parse_subcommand
 from g_pt.command_line.terminal import exit_on_error, show_warnings
 from g_pt.commands.import_own import Folder, Recorded, finish_recorded, import_own_folder
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
         with redirect_stdout(sys.stderr if parsed.json else sys.stdout):
             result = RUN[type(parsed)](parsed)
         if parsed.json:
-            print(json.dumps(result))
+            print(json_line(result))
 
 
 def parse_command(arguments: list[str] | None) -> Any:

@@ -11,7 +11,6 @@ What was measured goes into the card: a report.json beside the model, or the one
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import tyro
 
+from g_pt.command_line.output import check_file, json_line
 from g_pt.command_line.parsing import parse
 from g_pt.command_line.terminal import exit_on_error, show_warnings
 
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         with redirect_stdout(sys.stderr if parsed.json else sys.stdout):
             result = run(parsed)
         if parsed.json:
-            print(json.dumps(result))
+            print(json_line(result))
 
 
 def run(arguments: Arguments) -> dict[str, str]:
@@ -65,6 +65,8 @@ def run(arguments: Arguments) -> dict[str, str]:
 
     if arguments.repo.count("/") != 1:
         raise ValueError(f"the repository must be named org/name, got {arguments.repo!r}")
+    if arguments.card_only is not None:
+        check_file(arguments.card_only, "--card-only")
     hide_bars_in_pipes()
     folder = resolve_model(arguments.model)
     report = saved_report(folder) if arguments.report is None else read_report(arguments.report)

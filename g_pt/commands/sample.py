@@ -13,7 +13,6 @@ validation split.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from contextlib import redirect_stdout
@@ -21,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from g_pt.command_line.output import check_file, check_fits, json_line
 from g_pt.command_line.parsing import parse
-from g_pt.command_line.terminal import exit_on_error, hide_bars_in_pipes, show_warnings
+from g_pt.command_line.terminal import UsageError, exit_on_error, hide_bars_in_pipes, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from g_pt.model.pipeline import ParameterUpdatePipeline
     from g_pt.tasks.base import Task
 
+BYTES = 40  # per parameter of a sample, at the least
 PROMPTS = ("loss", "error", "return")  # those that --help lists
 
 
@@ -76,7 +77,7 @@ class Arguments:
         given = {name: value for name, value in given.items() if value is not None} | others
         if len(given) != 1:
             flags = " or ".join(f"--prompt-{name}" for name in (*PROMPTS, "<metric>"))
-            raise ValueError(
+            raise UsageError(
                 f"give exactly one prompt, {flags}; got {len(given)}. Example: gpt-sample --prompt-loss 0.1"
             )
         return next(iter(given.items()))
@@ -95,6 +96,9 @@ class Arguments:
             raise ValueError(f"--out must end in .safetensors, got {self.out}")
         if self.video is not None and self.video.suffix != ".gif":
             raise ValueError(f"--video must end in .gif, got {self.video}")
+        for flag, path in (("--out", self.out), ("--video", self.video)):
+            if path is not None:
+                check_file(path, flag)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -109,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         with redirect_stdout(sys.stderr):  # a user's task may print, and --json promises one object
             result = run(parsed, metric, prompt)
         if parsed.json:
-            print(json.dumps(result))
+            print(json_line(result))
         else:
             print_table(result)
 
@@ -133,7 +137,7 @@ def other_prompts(arguments: list[str]) -> tuple[dict[str, float], list[str]]:
         try:
             prompts[name] = float(text)
         except ValueError as error:
-            raise ValueError(f"{flag} must be followed by a number, got {text!r}") from error
+            raise UsageError(f"{flag} must be followed by a number, got {text!r}") from error
     return prompts, rest
 
 
@@ -152,6 +156,7 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(arguments.seed)
     given = arguments.start
     start = task.init(1, generator)[0] if given is None else read_network(given, task.layout)  # (P,)
+    check_fits(BYTES * arguments.num_samples * task.layout.num_params, f"--num-samples {arguments.num_samples}")
     starts = start.expand(arguments.num_samples, -1)  # (samples, P)
     num_steps = arguments.num_inference_steps or pipeline.config.num_inference_steps
     updated = prompt_recursively(
@@ -159,12 +164,15 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
     )[-1]
     before, after = measured(pipeline, starts), measured(pipeline, updated)
     files = output_files(arguments.out, arguments.num_samples)
+    replaced = [file.exists() for file in files]
     for file, params in zip(files, updated, strict=True):
         write_network(file, params, task.layout, {f"prompted_{metric}": str(prompt), "task": task.name})
-    if arguments.video is not None:
+    videos = [] if arguments.video is None else output_files(arguments.video, arguments.num_samples)
+    replaced_videos = [video.exists() for video in videos]
+    if videos:
         from rl_tasks.video import write_comparison
 
-        for video, params in zip(output_files(arguments.video, arguments.num_samples), updated, strict=True):
+        for video, params in zip(videos, updated, strict=True):
             write_comparison(task, start, params, video)
     samples = [
         {"starting": a, "achieved": b, "file": str(file)} for a, b, file in zip(before, after, files, strict=True)
@@ -177,6 +185,10 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
         "num_inference_steps": num_steps,
         "seed": arguments.seed,
         "samples": samples,
+        "files": [
+            {"file": str(file), "replaced": was_there}
+            for file, was_there in zip([*files, *videos], [*replaced, *replaced_videos], strict=True)
+        ],
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -254,8 +266,8 @@ def print_table(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(f"updated by {result['model']}, measured on the test split of {result['task']}")
     console.print(table)
-    for sample in result["samples"]:
-        console.print(f"written: {sample['file']}")
+    for written in result["files"]:
+        console.print(f"{'replaced' if written['replaced'] else 'written'}: {written['file']}")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
             save_file(dict(tensors), temporary, metadata=metadata)
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(f"{path} cannot be written: {error}") from error
+        if metadata and len(metadata) > 1:
+            order_metadata(temporary)
+
+
+def order_metadata(path: Path) -> None:
+    """Write a header with its metadata in the order of their names: the library's own differs from call to call."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) <= length:  # always so: the same entries, written as shortly as the library does
+            file.seek(8)
+            file.write(ordered.ljust(length))
 
 
 def read_tensor_entries(path: Path) -> dict[str, TensorEntry]:

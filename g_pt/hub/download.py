@@ -44,7 +44,12 @@ def resolve_model(name: Path | str, **hub_options: Any) -> Path:
             f"{str(name)!r} is neither an existing folder, nor a bundled model ({', '.join(bundled_models())}), nor a "
             "Hub repository 'org/name'"
         )
-    return download(str(name), **hub_options)
+    try:
+        return download(str(name), **hub_options)
+    except OSError as error:
+        if str(error).startswith("there is no folder"):
+            raise
+        raise OSError(f"there is no folder {name}; as a repository of the Hub: {error}") from error
 
 
 def download(repo_id: str, **hub_options: Any) -> Path:

@@ -50,6 +50,13 @@ TABLE = {
         over=["--task", "NAME"],
         key=("num_rnus: 3", "num_runs"),
     ),
+    "gpt-train": Habits(
+        slip=(["--optimizer.num-step", "3"], "--optimizer.num-steps"),
+        fails=["--task", "NAME"],
+        settings="task: NAME\noptimizer: {num-steps: 3}\n",
+        over=["--task", "NAME"],
+        key=("optimiser: {num_steps: 3}", "optimizer"),
+    ),
     "gpt-sample": Habits(
         slip=(["--prompt-loss", "0.1", "--num-sample", "3"], "--num-samples"),
         fails=["--prompt-loss", "0.1", "--model", "NAME"],
@@ -255,8 +262,16 @@ class ServedPage:
 def test_in_a_pipe_there_are_no_bars_and_json_is_one_object(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     harvest = ["--task", "moons", "--num-runs", "3", "--num-steps", "3", "--num-checkpoints", "2", "--out", "made"]
+    settings = (
+        "{task: moons, dataset: trained/data, output: trained, "
+        "harvest: {num_runs: 20, num_steps: 3, num_checkpoints: 2}, model: {width: 16, num_layers: 1, num_heads: 2}, "
+        "pairs: {batch_size: 4}, optimizer: {num_steps: 2}, progress: {evaluate_every: 0}}"
+    )
+    Path("tiny.yaml").write_text(settings)
+    training = ["--config", "tiny.yaml"]
     runs = {
         "gpt-harvest": [*harvest, "--json"],
+        "gpt-train": [*training, "--json"],
         "gpt-sample": ["--prompt-loss", "0.3", "--json"],
         "gpt-import": ["export-lmdb", "made", "--out", "lmdb", "--json"],
         "gpt-evaluate": ["--quick", "--networks", "2", "--prompts", "2", "--json", "report.json"],

@@ -143,15 +143,3 @@ def test_a_killed_harvest_continues_to_the_same_bytes(tmp_path, wait_for):
     result = run_command(*arguments_of(config), "--out", str(folder))
     assert result.returncode == 0, result.stderr
     assert file_hashes(folder) == file_hashes(tmp_path / "whole")
-
-
-def test_help_imports_no_torch():
-    program = (
-        "import sys\nfrom g_pt.commands.harvest import main\n"
-        "try: main(['--help'])\n"
-        "finally: print('HEAVY', sorted({'torch', 'pyarrow', 'sklearn', 'diffusers'} & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
-    assert result.returncode == 0
-    assert "HEAVY []" in result.stdout
-    assert "--max-abs-param" in result.stdout

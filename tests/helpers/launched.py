@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["launched", "train.train_g_pt", "g_pt.training.alignment", "g_pt.pictures.training"])
+SERVER.set_forkserver_preload(["launched", "g_pt.commands.train", "g_pt.training.alignment", "g_pt.pictures.training"])
 PATIENCE = 500.0  # seconds for a program that takes a few where it has the cores to itself
 
 

@@ -180,8 +180,10 @@ def test_a_dataset_made_otherwise_is_used_with_a_warning_and_other_folders_stay(
 
 
 def test_warnings_of_other_data_know_settings_that_are_not_set(capsys: pytest.CaptureFixture[str]) -> None:
+    from g_pt.commands.train import warn_of_other_data
+
     def warnings(source: dict[str, object], harvest: HarvestConfig) -> list[str]:
-        train_g_pt.warn_of_other_data(source, harvest.to_json(), Path("data"))
+        warn_of_other_data(source, harvest.to_json(), Path("data"), prog="train_g_pt.py")
         return capsys.readouterr().err.splitlines()
 
     plain, ranged = HarvestConfig(), HarvestConfig(learning_rate_range=(0.01, 0.3))
@@ -197,19 +199,21 @@ def test_warnings_of_other_data_know_settings_that_are_not_set(capsys: pytest.Ca
 def test_a_dataset_of_a_part_of_the_data_is_warned_of_only_where_the_whole_is_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    from g_pt.commands.train import warn_of_other_data
+
     class Part(Digits):
         data_subset = "digits-300"
 
     config = HarvestConfig()
     made = source_of(config, Part())
-    train_g_pt.warn_of_other_data(made, source_of(config, Part()), Path("data"))
+    warn_of_other_data(made, source_of(config, Part()), Path("data"), prog="train_g_pt.py")
     assert capsys.readouterr().err == ""
-    train_g_pt.warn_of_other_data(made, source_of(config, Digits()), Path("data"))
+    warn_of_other_data(made, source_of(config, Digits()), Path("data"), prog="train_g_pt.py")
     assert "data was made with data = 'digits-300', not None" in capsys.readouterr().err
 
 
 def test_a_preset_can_set_a_range_of_learning_rates() -> None:
-    program = merge(
-        train_g_pt.Program(), {"harvest": {"learning_rate_range": ["1e-2", 0.3], "optimizer": "rmsprop"}}, "x.yaml"
-    )
+    from g_pt.commands.train import Program
+
+    program = merge(Program(), {"harvest": {"learning_rate_range": ["1e-2", 0.3], "optimizer": "rmsprop"}}, "x.yaml")
     assert program.harvest == HarvestConfig(learning_rate_range=(0.01, 0.3), optimizer="rmsprop")
