@@ -58,7 +58,7 @@ class UnfinishedReport:
             write_json(self.folder / KEY, {"key": key})
 
     def load(self, name: str) -> tuple[Section | None, float] | None:
-        """A finished section, None where the model could not be asked it, and its seconds; None where it is not finished."""
+        """A finished section (None: not for this model) and its seconds; None where it is not finished."""
         file = self.folder / name / "section.json"
         if not file.is_file():
             return None
