@@ -116,3 +116,18 @@ def gymnasium_returns(
                 returns[place] += float(reward)
                 alive[place] = not (terminated or truncated)
     return torch.from_numpy(returns).view(num_policies, num_episodes)
+
+
+@torch.no_grad()
+def episode_observations(
+    environment: Environment, facts: EnvironmentFacts, act: Act, tensors: Mapping[str, Tensor], seed: int
+) -> Tensor:
+    """Observations (T, O) of one policy, stacked as `{name: (1, *shape)}`, from the start of an episode to its end."""
+    seen, _ = environment.reset(seed=seed)
+    observations, ended = [torch.from_numpy(observe(seen))], False
+    while not ended:
+        actions = act(tensors, observations[-1][None, None])  # (1, 1, ...)
+        seen, _, terminated, truncated, _ = environment.step(facts.act(actions[:, 0])[0])
+        ended = terminated or truncated
+        observations.append(torch.from_numpy(observe(seen)))
+    return torch.stack(observations)

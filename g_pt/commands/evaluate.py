@@ -7,16 +7,18 @@ Examples:
     gpt-evaluate --bundled --out evaluation
 
 Networks are fresh inits; achieved metrics are those of the test split, choices are made on the validation split, and
-intervals are 95 % bootstrap intervals over networks. docs/evaluation.md says what every section means and costs.
+intervals are 95 % bootstrap intervals over networks. Every section is written when it is finished; a call that was
+stopped goes on there when it is given again. docs/evaluation.md says what every section means and costs.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from g_pt.command_line.output import check_writable, without_nan
 from g_pt.command_line.parsing import parse
@@ -26,6 +28,7 @@ from g_pt.tasks.data_folders import use_data_dir
 if TYPE_CHECKING:
     from g_pt.evaluation.runs import ReferenceRuns
     from g_pt.model.pipeline import ParameterUpdatePipeline
+    from g_pt.report.progress import UnfinishedReport
     from g_pt.report.section import Section, Subject
 
 
@@ -67,7 +70,9 @@ class Arguments:
     json: Path | None = None
     """Where to write the report as JSON; report.json in the folder where not given."""
     figure: Path | None = None
-    """Where to draw prompted against achieved once more (.png)."""
+    """Where to draw prompted against achieved once more (.png, .pdf, .svg)."""
+    format: Literal["png", "pdf", "svg"] = "png"
+    """Of the pictures of the report; films are GIFs."""
     data_dir: Path | None = None
     """Folder in which image sets are looked for first."""
 
@@ -75,8 +80,8 @@ class Arguments:
         """Refuse what could not be done or written after all the work."""
         from g_pt.report.contents import load_section
 
-        if self.figure is not None and self.figure.suffix != ".png":
-            raise ValueError(f"--figure must end in .png, got {self.figure}")
+        if self.figure is not None and self.figure.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--figure must end in .png, .pdf or .svg, got {self.figure}")
         for path in (self.figure, self.json):
             if path is not None and path.is_dir():
                 raise ValueError(f"{path} is a folder; name a file in it")
@@ -122,10 +127,12 @@ def run(arguments: Arguments) -> None:
 
 
 def evaluate(arguments: Arguments) -> None:
-    """Load, measure section by section, print, write."""
-    from g_pt.files.atomic import write_json
+    """Load, measure section by section, print, write after each; go on where a call before this one was stopped."""
+    from rich.console import Console
+
     from g_pt.model.pipeline import ParameterUpdatePipeline
-    from g_pt.report.document import report_json, write_document
+    from g_pt.report.contents import SECTIONS
+    from g_pt.report.document import print_section
     from g_pt.tasks import get_task
 
     started = time.perf_counter()
@@ -134,22 +141,95 @@ def evaluate(arguments: Arguments) -> None:
     if task is not None:
         pipeline.check_task(task)
     pipeline.set_progress_bar_config(disable=True)
-    sections, seconds = measure_all(arguments, make_subject(arguments, pipeline))
-    total = round(time.perf_counter() - started, 1)
-    facts = {"model": arguments.model, "task": pipeline.task.name, "metric": pipeline.metric.name}
-    report = report_json(sections, facts) | {"seconds": total, "seconds_of_sections": seconds}
-    lead = lead_of(arguments, pipeline, total)
-    written = [write_document(sections, f"{arguments.model} on {pipeline.task.name}", lead, arguments.out)]
-    written.append(arguments.json or arguments.out / "report.json")
-    write_json(written[-1], without_nan(report))
-    for section in sections:
-        if arguments.figure is not None and section.name == "prompting":
-            section.figures["prompting.png"](arguments.figure)
-            written.append(arguments.figure)
+    output = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    status = Console(stderr=True).status("")
+    subject = make_subject(arguments, pipeline, status.update)
+    unfinished = unfinished_report(arguments, subject)
+    names = list(dict.fromkeys(arguments.sections or SECTIONS))
+    sections: dict[str, Section] = {}
+    seconds: dict[str, float] = {}
+    before = 0.0
+    written: list[Path] = []
+    for done, name in enumerate(names, start=1):
+        kept = unfinished.load(name)
+        if kept is None:
+            status.update(name)
+            with status:
+                section, seconds[name] = measure_section(name, arguments, subject)
+                section = unfinished.keep(name, section, seconds[name])
+        else:
+            section, seconds[name] = kept
+            before += seconds[name]
+        if section is None:
+            output.print(f"\n{name}: not for this model, or not without its training runs")
+        else:
+            sections[name] = section
+            print_section(section, output)
+        total = round(time.perf_counter() - started + before, 1)
+        written = write_report(arguments, pipeline, list(sections.values()), seconds, total, names[done:])
+    if arguments.figure is not None and "prompting" in sections:
+        sections["prompting"].figures["prompting.png"](arguments.figure)
+        written.append(arguments.figure)
+    unfinished.finish()
     print("written: " + ", ".join(str(path) for path in written))
 
 
-def make_subject(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Subject:
+def unfinished_report(arguments: Arguments, subject: Subject) -> UnfinishedReport:
+    """Sections that a call before this one has finished, if it was stopped and asked for the same."""
+    from g_pt.report.progress import UnfinishedReport, report_key
+
+    formats = {arguments.format} | ({arguments.figure.suffix[1:].lower()} if arguments.figure else set())
+    settings = {"prompt_range": arguments.prompt_range, "dataset": arguments.dataset, "formats": sorted(formats)}
+    unfinished = UnfinishedReport(arguments.out, report_key(subject, settings), sorted(formats))
+    if unfinished.continued:
+        print(f"gpt-evaluate: continuing the unfinished report in {arguments.out}", file=sys.stderr)
+    if unfinished.discarded:
+        print(
+            f"gpt-evaluate: the unfinished report in {arguments.out} is of other weights, settings or another seed: "
+            "starting anew",
+            file=sys.stderr,
+        )
+    return unfinished
+
+
+def measure_section(name: str, arguments: Arguments, subject: Subject) -> tuple[Section | None, float]:
+    """One section, None where the model cannot be asked it, and its seconds."""
+    from functools import partial
+
+    from g_pt.report.contents import load_section
+
+    measure = load_section(name)
+    if name == "prompting":  # the one section with a setting of its own
+        measure = partial(measure, prompt_range=arguments.prompt_range)  # type: ignore[call-arg]
+    started = time.perf_counter()
+    section = measure(subject)
+    return section, round(time.perf_counter() - started, 1)
+
+
+def write_report(
+    arguments: Arguments,
+    pipeline: ParameterUpdatePipeline,
+    sections: list[Section],
+    seconds: dict[str, float],
+    total: float,
+    missing: list[str],
+) -> list[Path]:
+    """Write document and JSON of the sections that are finished, naming those that are missing; returns the files."""
+    from g_pt.files.atomic import write_json
+    from g_pt.report.document import report_json, write_document
+
+    lead = lead_of(arguments, pipeline, total)
+    lead += f" Not finished: {', '.join(missing)}." if missing else ""
+    title = f"{arguments.model} on {pipeline.task.name}"
+    document = write_document(sections, title, lead, arguments.out, arguments.format)
+    facts = {"model": arguments.model, "task": pipeline.task.name, "metric": pipeline.metric.name}
+    report = report_json(sections, facts) | {"seconds": total, "seconds_of_sections": seconds}
+    file = arguments.json or arguments.out / "report.json"
+    write_json(file, without_nan(report | ({"unfinished": missing} if missing else {})))
+    return [document, file]
+
+
+def make_subject(arguments: Arguments, pipeline: ParameterUpdatePipeline, progress: Callable[[str], object]) -> Subject:
     """What is evaluated, how thoroughly, and with which runs."""
     from g_pt.report.contents import SECTIONS, USE_RUNS
     from g_pt.report.section import Subject
@@ -171,6 +251,7 @@ def make_subject(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Sub
         seed=arguments.seed,
         runs=load_runs(arguments, pipeline) if wanted else None,
         optimizer_steps=steps,
+        progress=progress,
     )
 
 
@@ -196,48 +277,6 @@ def load_runs(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Refere
     if not same_runs(store, facts, metric):
         print("gpt-evaluate: these runs are like those of the model's training, but not the same", file=sys.stderr)
     return reference_runs(store, metric, max_runs=facts.dataset.num_runs)
-
-
-def measure_all(arguments: Arguments, subject: Subject) -> tuple[list[Section], dict[str, float]]:
-    """Every section that was asked for and that the model can be asked, printed as it is finished; their seconds."""
-    from functools import partial
-
-    from rich.console import Console
-
-    from g_pt.report.contents import SECTIONS, load_section
-
-    width = None if sys.stdout.isatty() else WIDTH
-    output, errors = Console(highlight=False, width=width), Console(stderr=True)
-    sections, seconds = [], {}
-    for name in arguments.sections or SECTIONS:
-        measure = load_section(name)
-        if name == "prompting":  # the one section with a setting of its own
-            measure = partial(measure, prompt_range=arguments.prompt_range)  # type: ignore[call-arg]
-        started = time.perf_counter()
-        with errors.status(name) as status:
-            section = measure(replace(subject, progress=status.update))
-        seconds[name] = round(time.perf_counter() - started, 1)
-        if section is None:
-            output.print(f"\n{name}: not for this model, or not without its training runs")
-            continue
-        sections.append(section)
-        print_section(section, output)
-    return sections, seconds
-
-
-def print_section(section: Section, console: Any) -> None:
-    """Its tables, for people."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    console.print(f"\n[bold]{escape(section.title)}[/bold]")
-    for table in section.tables:
-        shown = Table(*map(escape, table.columns), title=escape(table.title), title_justify="left")
-        for row in table.rows:
-            shown.add_row(*map(escape, row))
-        console.print(shown)
-    for note in section.notes:
-        console.print(escape(note), style="dim")
 
 
 def lead_of(arguments: Arguments, pipeline: ParameterUpdatePipeline, seconds: float) -> str:

@@ -65,8 +65,15 @@ def plain_log(axis: Any, which: str = "y") -> None:
     decades = math.log10(high / low) if 0 < low < high else 1.0
     one = axis.yaxis if which == "y" else axis.xaxis
     one.set_major_locator(LogLocator(subs=(1, 2, 5) if decades <= 3 else (1,), numticks=30))
-    one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    one.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
     one.set_minor_formatter(NullFormatter())
+
+
+def plain_number(value: float) -> str:
+    """Digits of a tick, with k and M from 10,000 on."""
+    if value >= 1e6:
+        return f"{value / 1e6:.10g} M"
+    return f"{value / 1e3:.10g} k" if value >= 1e4 else f"{value:,.10g}"
 
 
 def draw_course(axis: Any, xs: ArrayLike, ys: ArrayLike, style: str = "-", **options: Any) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from g_pt.evaluation.statistics import bootstrap_mean
 from g_pt.networks.metrics import Metric
-from g_pt.pictures.canvas import COLORS, ORANGE, draw_course, new_figure, plain_log, save_figure
+from g_pt.pictures.canvas import COLORS, GREY, ORANGE, draw_course, new_figure, plain_log, save_figure
 
 
 def save_optimizer_curves(
@@ -23,9 +24,7 @@ def save_optimizer_curves(
     """Mean metric (B, S) over steps for each optimizer, with its interval, and one update (B,) as a level line."""
     figure, (axis,) = new_figure()
     for color, (name, values) in zip(cycle(COLORS), curves.items(), strict=False):  # the cycle has no end
-        intervals = [bootstrap_mean(column, num_resamples=1000) for column in values.T]
-        draw_course(axis, steps, [i.mean for i in intervals], color=color, lw=1.3, label=name)
-        axis.fill_between(steps, [i.low for i in intervals], [i.high for i in intervals], color=color, alpha=0.2, lw=0)
+        draw_mean(axis, steps, values, color, name)
     level = bootstrap_mean(one_update)
     axis.axhline(level.mean, color=ORANGE, lw=1.6, ls="--", label=f"G.pt, one update: {level.mean:.3g}")
     axis.axhspan(level.low, level.high, color=ORANGE, alpha=0.15, lw=0)
@@ -34,6 +33,35 @@ def save_optimizer_curves(
     if metric.transform == "log":
         plain_log(axis)
     axis.set_title(f"{len(one_update)} unseen inits, rates tuned for each number of steps", fontsize=10)
+    axis.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def draw_mean(axis: Any, steps: Sequence[int], values: Tensor, color: str, name: str, style: str = "-") -> None:
+    """Mean of networks (B, S) over steps, in the band of its 95 % bootstrap interval."""
+    intervals = [bootstrap_mean(column, num_resamples=1000) for column in values.T]
+    draw_course(axis, steps, [i.mean for i in intervals], style, color=color, lw=1.3, ms=3, label=name)
+    axis.fill_between(steps, [i.low for i in intervals], [i.high for i in intervals], color=color, alpha=0.2, lw=0)
+
+
+def save_updates_and_steps(
+    updates: Tensor, curves: Mapping[str, tuple[Sequence[int], Tensor]], start: Tensor, path: Path, metric: Metric
+) -> None:
+    """A G.pt's updates, one after the other (B, U), beside steps of optimizers: `{name: (steps, (B, S))}`.
+
+    `start` (B,) is the metric before all of them, a level line.
+    """
+    figure, (axis,) = new_figure()
+    before = start.double().mean().item()
+    axis.axhline(before, color=GREY, lw=1, ls=":", label=f"before: {before:.3g}")
+    draw_mean(axis, range(1, updates.shape[1] + 1), updates, ORANGE, "G.pt, repeated updates", "o-")
+    for color, (name, (steps, values)) in zip(cycle(COLORS), curves.items(), strict=False):  # the cycle has no end
+        draw_mean(axis, steps, values, color, name)
+    axis.set(xlabel="updates of the G.pt, steps of an optimizer", ylabel=f"{metric.label}, test split")
+    plain_log(axis, "x")
+    if metric.transform == "log":
+        plain_log(axis)
+    axis.set_title(f"{len(updates)} unseen inits; bands: 95 % intervals of the mean", fontsize=10)
     axis.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 

@@ -12,7 +12,9 @@ from g_pt.hub.download import REPORT_FILE
 from g_pt.report.section import Section
 
 
-def write_document(sections: Sequence[Section], title: str, lead: str, folder: Path) -> Path:
+def write_document(
+    sections: Sequence[Section], title: str, lead: str, folder: Path, picture_format: str = "png"
+) -> Path:
     """Draw all pictures into a folder and write report.md beside them; returns its path.
 
     Args:
@@ -20,6 +22,7 @@ def write_document(sections: Sequence[Section], title: str, lead: str, folder: P
         title: the heading.
         lead: sentences below it, on what was evaluated and how.
         folder: made where it does not exist.
+        picture_format: "png", "pdf" or "svg"; films stay GIFs.
     """
     parts = [f"# {title}\n", f"{lead}\n"]
     for section in sections:
@@ -27,13 +30,29 @@ def write_document(sections: Sequence[Section], title: str, lead: str, folder: P
         parts += [table.markdown() for table in section.tables]
         parts += [f"- {note}" for note in section.notes]
         parts.append("")
-        for name, draw in section.figures.items():
+        for figure, draw in section.figures.items():
+            name = figure if figure.endswith(".gif") else str(Path(figure).with_suffix("." + picture_format))
             draw(folder / name)
             parts.append(f"![{section.title} ({Path(name).stem.replace('_', ' ')})]({name})\n")
     path = folder / "report.md"
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(parts).rstrip() + "\n")
     return path
+
+
+def print_section(section: Section, console: Any) -> None:
+    """Print its tables and notes to a console of rich."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    console.print(f"\n[bold]{escape(section.title)}[/bold]")
+    for table in section.tables:
+        shown = Table(*map(escape, table.columns), title=escape(table.title), title_justify="left")
+        for row in table.rows:
+            shown.add_row(*map(escape, row))
+        console.print(shown)
+    for note in section.notes:
+        console.print(escape(note), style="dim")
 
 
 def report_json(sections: Sequence[Section], facts: dict[str, Any]) -> dict[str, Any]:

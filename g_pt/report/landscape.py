@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from g_pt.evaluation.statistics import bootstrap_mean, summary
+from g_pt.networks.metrics import Metric
 from g_pt.report.optimizers import measured_steps
+from g_pt.report.population import at_rate, most_iterations, usual_settings
 from g_pt.report.section import Section, Subject, Table
-from g_pt.tasks.base import Split, TrainableTask
+from g_pt.tasks.base import PopulationTask, Split, Task, TrainableTask
 from g_pt.update_rules.base import GradientRule
 
-NUM_NETWORKS, NUM_DRAWN = 16, 6
+NUM_NETWORKS, NUM_DRAWN, NUM_LADDER = 16, 6, 5
 LINE_POINTS, GRID_POINTS, MARGIN = 11, 31, 0.35
 TRAINING_STEPS = 400
 
@@ -41,7 +43,10 @@ class Paths:
 
 
 def training_runs(subject: Subject, num: int) -> Tensor | None:
-    """Runs (R, C, P) of networks the model never saw: trained here as its own runs were, or held-out ones."""
+    """Runs (R, C, P) of networks the model never saw: trained here as its own runs were, or held-out ones.
+
+    None for policies without training runs at hand: `policy_runs` trains some.
+    """
     task = subject.task
     if isinstance(task, TrainableTask):
         source = subject.pipeline.facts.dataset.source
@@ -63,6 +68,43 @@ def training_runs(subject: Subject, num: int) -> Tensor | None:
     return None if subject.runs is None else subject.runs.held_out.trajectories[:num]
 
 
+def policy_runs(subject: Subject, num: int) -> Tensor:
+    """PPO runs (R, C, P) from fresh policies, with the settings of the model's own runs at a middle constant rate.
+
+    Raises:
+        ValueError: the task says neither by a loss on examples nor by a population how its networks are trained.
+    """
+    task = subject.task
+    if not isinstance(task, PopulationTask):
+        raise ValueError(f"task {task.name!r} does not say how its networks are trained, so there is no path to draw")
+    usual = usual_settings(subject)
+    low, high = usual.learning_rate_range
+    points = [0, *measured_steps(most_iterations(subject))]
+    generator = subject.generator("landscape/training")
+    trained = task.train_population(num, points, at_rate(usual, (low * high) ** 0.5), generator, dtype=torch.float32)
+    return trained.params
+
+
+def updates_beside(
+    subject: Subject, runs: Tensor, generator: torch.Generator, prompt: float, num_prompts: int
+) -> Paths:
+    """Update the starts of runs (R, C, P) for one prompt, and for prompts over the attainable range."""
+    prompts = subject.attainable_prompts(num_prompts)
+    options: dict[str, Any] = {"num_inference_steps": subject.num_inference_steps, "generator": generator}
+    repeated = runs[:, 0].repeat_interleave(len(prompts), dim=0)
+    ladder = subject.pipeline(repeated, prompts.repeat(len(runs)), **options).params.cpu()
+    updates = subject.pipeline(runs[:, 0], prompt, **options).params.cpu()
+    return Paths(runs, updates, ladder.view(len(runs), -1, runs.shape[-1]))
+
+
+def landscape_split(task: Task) -> Split:
+    """The split on which many networks are measured.
+
+    The test split of policies runs in Gymnasium itself, which a thousand networks would take long for.
+    """
+    return "test" if isinstance(task, TrainableTask) else "validation"
+
+
 def measure_landscape(subject: Subject) -> Section | None:
     """Distances and barriers between update and training run; the loss in their plane, and their paths."""
     subject.progress("training runs from the same starts")
@@ -71,17 +113,8 @@ def measure_landscape(subject: Subject) -> Section | None:
         return None
     generator = subject.generator("landscape")
     prompt = subject.best_prompt
-    prompts = subject.attainable_prompts(5)
-    options: dict[str, Any] = {"num_inference_steps": subject.num_inference_steps, "generator": generator}
-    repeated = runs[:, 0].repeat_interleave(len(prompts), dim=0)
-    ladder = (
-        subject.pipeline(repeated, prompts.repeat(len(runs)), **options)
-        .params.cpu()
-        .view(len(runs), -1, runs.shape[-1])
-    )
-    paths = Paths(runs, subject.pipeline(runs[:, 0], prompt, **options).params.cpu(), ladder)
-    # the test split of policies runs in Gymnasium itself, which a thousand networks would take long for
-    split: Split = "test" if isinstance(subject.task, TrainableTask) else "validation"
+    paths = updates_beside(subject, runs, generator, prompt, NUM_LADDER)
+    split = landscape_split(subject.task)
     subject.progress("straight lines")
     values = line_facts(subject, paths, split)
     name = subject.metric.name
@@ -138,21 +171,50 @@ def plane(start: Tensor, trained: Tensor, update: Tensor) -> Tensor:
     return torch.stack([first, torch.nn.functional.normalize(across, dim=0)])
 
 
+@dataclass(frozen=True)
+class Plane:
+    """A metric over the plane through start, update and trained network, the start at its origin.
+
+    Attributes:
+        xs: (G,) coordinates from start to trained.
+        ys: (G,) across it, towards the update.
+        values: (G, G) metric at [y, x].
+        run: (C, 2) training, projected.
+        jump: (2,) end of the update.
+        split: of the metric.
+    """
+
+    xs: Tensor
+    ys: Tensor
+    values: Tensor
+    run: Tensor
+    jump: Tensor
+    split: Split
+
+
+def metric_plane(
+    task: Task, metric: Metric, run: Tensor, update: Tensor, split: Split, num_points: int = GRID_POINTS
+) -> Plane:
+    """Measure the plane of a training run (C, P), whose first point is the start, and the update (P,) of that start."""
+    start = run[0]
+    axes = plane(start, run[-1], update)
+    projected, jump = (run - start) @ axes.T, (update - start) @ axes.T  # (C, 2), (2,)
+    corners = torch.cat([projected, jump[None]])
+    low, high = corners.amin(dim=0), corners.amax(dim=0)
+    room = MARGIN * (high - low)
+    xs, ys = (torch.linspace(float(a), float(b), num_points) for a, b in zip(low - room, high + room, strict=True))
+    x, y = torch.meshgrid(xs, ys, indexing="xy")
+    grid = start + torch.stack([x.flatten(), y.flatten()], dim=1) @ axes  # (G*G, P)
+    values = task.evaluate(grid, split)[metric.name].cpu().view(num_points, num_points)
+    return Plane(xs, ys, values, projected, jump, split)
+
+
 def draw_plane(subject: Subject, paths: Paths, split: Split, path: Path) -> None:
     """The metric in the plane of the first network's start, update and trained solution."""
     from g_pt.pictures.sections import save_plane
 
-    start, update = paths.runs[0, 0], paths.updates[0]
-    axes = plane(start, paths.runs[0, -1], update)
-    run, jump = (paths.runs[0] - start) @ axes.T, (update - start) @ axes.T  # (C, 2), (2,)
-    corners = torch.cat([run, jump[None]])
-    low, high = corners.amin(dim=0), corners.amax(dim=0)
-    room = MARGIN * (high - low)
-    xs, ys = (torch.linspace(float(a), float(b), GRID_POINTS) for a, b in zip(low - room, high + room, strict=True))
-    x, y = torch.meshgrid(xs, ys, indexing="xy")
-    grid = start + torch.stack([x.flatten(), y.flatten()], dim=1) @ axes  # (G*G, P)
-    values = subject.task.evaluate(grid, split)[subject.metric.name].cpu().view(GRID_POINTS, GRID_POINTS)
-    save_plane(xs, ys, values, run, jump, path, subject.metric, split)
+    found = metric_plane(subject.task, subject.metric, paths.runs[0], paths.updates[0], split)
+    save_plane(found.xs, found.ys, found.values, found.run, found.jump, path, subject.metric, split)
 
 
 def draw_paths(paths: Paths, path: Path) -> None:

@@ -43,22 +43,41 @@ def measure_population(subject: Subject) -> Section | None:
     rule = PromptRule(subject.pipeline, prompt, subject.num_inference_steps)
     one_update = task.evaluate(next(rule.updates(starts, generator)), "test")[metric.name].cpu()
 
+    steps = measured_steps(most_iterations(subject))
+    curves, rates = tuned_courses(subject, task, num, steps, generator)
+    usual = usual_settings(subject)
+    experience = usual.num_envs * usual.n_steps
+    return make_section(prompt, one_update, curves, steps, rates, experience, metric)
+
+
+def usual_settings(subject: Subject) -> PPOConfig:
+    """PPO as the model's own training runs were made by it."""
     source = subject.pipeline.facts.dataset.source
-    usual = merge(PPOConfig(), source.get("ppo", {}), "settings of the model's training runs")
-    iterations = min(int(source.get("num_steps", MOST_ITERATIONS)), subject.optimizer_steps, MOST_ITERATIONS)
-    steps = measured_steps(iterations)
+    return merge(PPOConfig(), source.get("ppo", {}), "settings of the model's training runs")
+
+
+def most_iterations(subject: Subject) -> int:
+    """How long PPO runs: as long as the model's own training runs, but no longer than optimizers do here."""
+    source = subject.pipeline.facts.dataset.source
+    return min(int(source.get("num_steps", MOST_ITERATIONS)), subject.optimizer_steps, MOST_ITERATIONS)
+
+
+def tuned_courses(
+    subject: Subject, task: PopulationTask[PPOConfig], num: int, steps: list[int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Test metric of fresh policies after each number of iterations (B, S), each at the rate best for it (S,)."""
+    metric, usual = subject.metric, usual_settings(subject)
     tuning = torch.stack([tuned(subject, task, usual, rate, steps) for rate in RATES])  # (L, S)
     best = metric.argbest(tuning.T)  # (S,)
     curves = torch.empty(num, len(steps))
     for index in best.unique().tolist():
-        subject.progress(f"{iterations} iterations at learning rate {RATES[index]:g}")
+        subject.progress(f"{steps[-1]} iterations at learning rate {RATES[index]:g}")
         settings = at_rate(usual, RATES[index])
         trained = task.train_population(num, [0, *steps], settings, generator, dtype=torch.float32)
         chosen = (best == index).nonzero().flatten()
         points = trained.params[:, 1:][:, chosen]  # (B, chosen, P)
         curves[:, chosen] = task.evaluate(points.flatten(0, 1).float(), "test")[metric.name].cpu().view(num, -1)
-    experience = usual.num_envs * usual.n_steps
-    return make_section(prompt, one_update, curves, steps, torch.tensor(RATES)[best], experience, metric)
+    return curves, torch.tensor(RATES)[best]
 
 
 def at_rate(settings: PPOConfig, rate: float) -> PPOConfig:

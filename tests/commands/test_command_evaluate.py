@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from g_pt.commands.evaluate import main
+from g_pt.commands.evaluate import Arguments, main
+from g_pt.report import contents
+from g_pt.report.contents import load_section
 
 
 def test_it_prints_draws_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +64,7 @@ def test_quick_sections_of_a_policy_model(
 WRONG = [
     (["--model", "nowhere"], "digits-loss"),
     (["--networks", "1"], "at least 2 networks"),
-    (["--figure", "curve.svg"], "--figure must end in .png"),
+    (["--figure", "curve.jpg"], "--figure must end in .png, .pdf or .svg"),
     (["--json", "."], "is a folder"),
     (["--dataset", "nowhere"], "there is none at nowhere"),
     (["--sections", "prompts"], "there is no section 'prompts'"),
@@ -80,3 +82,63 @@ def test_wrong_input_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]
             streams = capsys.readouterr()
             assert message in streams.err + streams.out
             assert "Traceback" not in streams.err
+
+
+def run_small(tmp_path: Path, *more: str) -> None:
+    small = ["--networks", "4", "--prompts", "3", "--num-inference-steps", "1", "--out", str(tmp_path / "out")]
+    main([*small, "--sections", "prompting", "recursion", "latent_walk", *more])
+
+
+def test_a_stopped_report_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_small(tmp_path)
+    whole = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "unfinished" not in whole
+    assert not (tmp_path / "out" / ".unfinished").exists()
+    calls: list[str] = []
+
+    def stopping_at(stop: str | None) -> None:
+        def load(name: str):
+            def measure(subject, **options):
+                calls.append(name)
+                if name == stop:
+                    raise KeyboardInterrupt
+                return load_section(name)(subject, **options)
+
+            return measure
+
+        monkeypatch.setattr(contents, "load_section", load)
+
+    monkeypatch.setattr(Arguments, "check", lambda self: None)
+    stopping_at("latent_walk")
+    with pytest.raises(SystemExit) as caught:
+        run_small(tmp_path)
+    assert caught.value.code == 130
+    partial = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert partial["unfinished"] == ["latent_walk"]
+    assert partial["one_update"] == whole["one_update"]
+    assert "Not finished: latent_walk." in (tmp_path / "out" / "report.md").read_text()
+    stopping_at(None)
+    calls.clear()
+    capsys.readouterr()
+    run_small(tmp_path)
+    assert calls == ["latent_walk"]
+    streams = capsys.readouterr()
+    assert "continuing the unfinished report" in streams.err
+    assert "Does it follow prompts?" in streams.out, "what was measured before is shown again"
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["sections"] == whole["sections"]
+    assert found["one_update"] == whole["one_update"]
+    assert (tmp_path / "out" / "recursion.png").read_bytes().startswith(b"\x89PNG")
+    stopping_at("recursion")
+    with pytest.raises(SystemExit):
+        run_small(tmp_path)
+    stopping_at(None)
+    calls.clear()
+    run_small(tmp_path, "--seed", "1", "--format", "svg", "--figure", str(tmp_path / "curve.pdf"))
+    assert "starting anew" in capsys.readouterr().err
+    assert calls == ["prompting", "recursion", "latent_walk"]
+    assert (tmp_path / "curve.pdf").read_bytes().startswith(b"%PDF")
+    assert "(recursion.svg)" in (tmp_path / "out" / "report.md").read_text()
+    assert b"<svg" in (tmp_path / "out" / "recursion.svg").read_bytes()
