@@ -12,52 +12,79 @@ P = parameters per network, rows = checkpoints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from checkpoints_dataset.format import HEADER_FILE, PARAMS, RUN, STEP, DatasetHeader, RunRecord, StoreError, shard_name
+from checkpoints_dataset.format import (
+    HEADER_FILE,
+    PARAMS,
+    RUN,
+    STEP,
+    DatasetHeader,
+    Manifest,
+    ShardFile,
+    StoreError,
+    shard_name,
+)
 from checkpoints_dataset.mapped_rows import NUMPY_DTYPES
+from checkpoints_dataset.shard_table import check_rows, check_runs
 from checkpoints_dataset.store import CheckpointStore
-from checkpoints_dataset.writer import DatasetWriter, fingerprint
-from g_pt.files.atomic import read_json, write_json
+from checkpoints_dataset.writer import DatasetWriter
+from g_pt.files.atomic import atomic_folder, atomic_path, fingerprint, write_json
 from g_pt.files.folder_lock import folder_lock
+from g_pt.files.schema import Between, brief, one_line, read_value
 from g_pt.files.tensor import read_tensor_entries
 from g_pt.tasks.base import Split
 
+CARD_FILE = "README.md"
+SHAPE = Annotated[list[Annotated[int, Between(1, 2**31 - 1)]], Between(0, 64)]
 SPLITS: tuple[Split, ...] = get_args(Split)
 GROUP_BYTES = 8_000_000  # of a row group: what streaming fetches at once
-MAX_SHARD_BYTES = 4_000_000_000  # unpacked; a few compressed bytes could claim any size
+# Unpacked; a few compressed bytes could claim any size. Parameters are packed to a half at best, masks to a tenth.
+MAX_SHARD_BYTES, MAX_RATIO, FREE_BYTES = 4_000_000_000, 16, 64_000_000
 
 
 def export_parquet(
-    store: CheckpointStore, folder: Path, *, progress: Callable[[int], object] = lambda shards: None
+    store: CheckpointStore, folder: Path, *, readme: str = "", progress: Callable[[int], object] = lambda shards: None
 ) -> None:
-    """Write a dataset as one configuration into an empty or new folder.
+    """Write a dataset as one configuration into an empty or new folder, which is there when it is whole.
 
     Args:
         store: the dataset.
         folder: of the configuration.
+        readme: card of the configuration, beside its files.
         progress: called with the number of shards done since the last call.
 
     Raises:
         StoreError: the folder is not empty, or a further array has the name of a column.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise StoreError(f"{folder} is not empty; name another folder")
+    with atomic_folder(folder, check_empty) as temporary:
+        write_configuration(store, temporary, progress)
+        if readme:
+            (temporary / CARD_FILE).write_text(readme, encoding="utf-8")
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse what is no empty folder."""
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise StoreError(f"{folder} is not an empty folder; name another one")
+
+
+def write_configuration(store: CheckpointStore, folder: Path, progress: Callable[[int], object]) -> None:
+    """Write the files of a configuration, shard by shard."""
     split_of_run = {record.run: split for split in SPLITS for record in store.runs_of(split)}
     first_row = 0
     for index in range(store.header.num_shards):
-        manifest = read_json(store.folder / f"{shard_name(index)}.json")
-        records = [RunRecord(**record) for record in manifest["runs"]]
+        manifest = Manifest.read(store.folder / f"{shard_name(index)}.json")
         arrays = array_types(store, index)
-        num_rows = sum(record.num_checkpoints for record in records)
+        num_rows = sum(record.num_checkpoints for record in manifest.runs)
         table = shard_table(store, index, slice(first_row, first_row + num_rows), list(arrays))
         splits = np.array([split_of_run[run] for run in table[RUN].to_pylist()], dtype=object)
         files = {}
@@ -67,7 +94,8 @@ def export_parquet(
                 path = folder / split / f"{shard_name(index)}.parquet"
                 write_parquet(path, table.take(pa.array(rows)), store.header.layout.num_params)
                 files[f"{split}/{path.name}"] = {"rows": len(rows), **fingerprint(path)}
-        kept = {"runs": manifest["runs"], "left_out": manifest["left_out"], "arrays": arrays, "files": files}
+        kept = {"runs": [run.to_json() for run in manifest.runs], "left_out": manifest.left_out}
+        kept |= {"arrays": arrays, "files": files}
         write_json(folder / f"{shard_name(index)}.json", kept)
         first_row += num_rows
         progress(1)
@@ -107,13 +135,14 @@ def write_parquet(path: Path, table: pa.Table, num_params: int) -> None:
     """Write rows in groups small enough to be streamed; random floats are not worth a dictionary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = [name for name in table.column_names if name not in (RUN, STEP)]
-    pq.write_table(
-        table,
-        path,
-        row_group_size=max(1, GROUP_BYTES // (4 * num_params)),
-        compression="zstd",
-        use_dictionary=[name for name in table.column_names if name not in plain],
-    )
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            row_group_size=max(1, GROUP_BYTES // (4 * num_params)),
+            compression="zstd",
+            use_dictionary=[name for name in table.column_names if name not in plain],
+        )
 
 
 def import_parquet(
@@ -142,22 +171,13 @@ def import_parquet(
 def import_shard(folder: Path, index: int, header: DatasetHeader, writer: DatasetWriter) -> None:
     """Read one shard's files, put their rows into the order of its runs, and write it."""
     path = folder / f"{shard_name(index)}.json"
-    try:
-        manifest = read_json(path)
-        records = [RunRecord(**record) for record in manifest["runs"]]
-        files: dict[str, Any] = dict(manifest["files"])
-        arrays: dict[str, Any] = dict(manifest["arrays"])
-        left_out = {int(run): str(reason) for run, reason in manifest["left_out"].items()}
-        num_rows = sum(entry["rows"] for entry in files.values())
-        counts = [int(record.num_checkpoints) for record in records]
-        if sum(counts) != num_rows or min(counts, default=0) < 0:
-            raise ValueError(f"runs of {sum(counts)} checkpoints, but files of {num_rows} rows")
-    except FileNotFoundError as error:
-        raise StoreError(f"{path} is missing: the dataset is incomplete") from error
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise StoreError(f"{path} lacks or has a wrong entry: {str(error)[:100]!r}") from error
-    schema = expected_schema(path, header, arrays)
-    tables = [read_part(folder, path, name, files[name], schema, header) for name in sorted(files)]
+    if not path.exists():
+        raise StoreError(f"{path} is missing: the dataset is incomplete")
+    manifest = Manifest.read(path)
+    records, counts = manifest.runs, [record.num_checkpoints for record in manifest.runs]
+    check_runs(path, records, manifest.left_out_runs, sum(entry.rows or 0 for entry in manifest.files.values()))
+    schema = expected_schema(path, header, manifest.arrays)
+    tables = [read_parquet(folder, path, name, manifest.files[name], schema) for name in sorted(manifest.files)]
     table = joined(path, tables, schema)
     wanted = np.repeat(np.array([record.run for record in records], dtype=np.int64), counts)
     # runs lie together in each file, in the order of the shard; a stable sort by that order puts them back
@@ -168,15 +188,16 @@ def import_shard(folder: Path, index: int, header: DatasetHeader, writer: Datase
     table = table.take(pa.array(order, type=pa.int64()))
     if not np.array_equal(table[RUN].to_numpy(), wanted):
         raise StoreError(f"{path} lists runs that do not fit the rows of its files: altered")
-    tensors = {name: torch.from_numpy(values_of(table, name, entry)) for name, entry in arrays.items()}
+    check_rows(path.with_suffix(".parquet"), records, table, header.metrics)
+    tensors = {name: torch.from_numpy(values_of(table, name, entry)) for name, entry in manifest.arrays.items()}
     width = {"dtype": {"float16": "F16", "float32": "F32"}[header.dtype], "shape": [header.layout.num_params]}
     writer.write_rows(
         index,
         torch.from_numpy(values_of(table, PARAMS, width)),
         table[STEP].to_numpy(),
         {name: table[name].to_numpy() for name in header.metrics},
-        [replace(record, metadata=dict(record.metadata)) for record in records],
-        left_out=left_out,
+        records,
+        left_out=manifest.left_out_runs,
         arrays=tensors,
     )
 
@@ -188,62 +209,88 @@ def joined(path: Path, tables: list[pa.Table], schema: Mapping[str, Any]) -> pa.
     try:
         return pa.concat_tables(tables)
     except pa.ArrowException as error:
-        raise StoreError(f"the files of {path} have columns of different types: {str(error)[:100]}") from error
+        raise StoreError(f"the files of {path} have columns of different types: {one_line(str(error), 120)}") from error
 
 
 def expected_schema(path: Path, header: DatasetHeader, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Columns and their types, metrics aside, which may be float32 or float64."""
     values = pa.float16() if header.dtype == "float16" else pa.float32()
     schema: dict[str, Any] = {RUN: pa.int64(), STEP: pa.int64(), **dict.fromkeys(header.metrics)}
+    if taken := sorted({*schema, PARAMS} & set(arrays)):
+        raise StoreError(f"{path} has an array {brief(taken[0])}, which is the name of a column")
     for name, entry in arrays.items():
         try:
             element = pa.from_numpy_dtype(NUMPY_DTYPES[entry["dtype"]])
-            size = int(np.prod(entry["shape"], dtype=np.int64))
-            schema[name] = pa.list_(element, size) if entry["shape"] else element
+            shape = read_value(SHAPE, entry["shape"], "shape")
+            schema[name] = pa.list_(element, math.prod(shape)) if shape else element
         except (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException) as error:
-            raise StoreError(f"{path} has a wrong entry for array {name!r}: {str(error)[:100]!r}") from error
+            raise StoreError(f"{path} has a wrong entry for array {brief(name)}: {brief(str(error), 100)}") from error
     if header.layout.num_params * 4 > MAX_SHARD_BYTES:
         raise StoreError(f"{path.parent} has networks of {header.layout.num_params:,} parameters: too many for a file")
     return schema | {PARAMS: pa.list_(values, header.layout.num_params)}
 
 
-def read_part(
-    folder: Path, manifest: Path, name: str, entry: Any, schema: Mapping[str, Any], header: DatasetHeader
-) -> pa.Table:
+def read_parquet(folder: Path, manifest: Path, name: str, entry: ShardFile, schema: Mapping[str, Any]) -> pa.Table:
     """Read one parquet file after its size, checksum, types and unpacked size were found to be as listed."""
     split, _, file = name.partition("/")
     if split not in SPLITS or file != f"{manifest.stem}.parquet":
-        raise StoreError(f"{manifest} must list SPLIT/{manifest.stem}.parquet, got {name[:60]!r}")
+        raise StoreError(f"{manifest} must list SPLIT/{manifest.stem}.parquet, got {brief(name)}")
     path = folder / split / file
     if not path.is_file():
         raise StoreError(f"{path} is missing: the dataset is incomplete")
-    found = {"rows": entry.get("rows"), **fingerprint(path)} if isinstance(entry, dict) else None
-    if found != entry:
+    if fingerprint(path) != {"bytes": entry.bytes, "sha256": entry.sha256}:
         raise StoreError(f"{path} does not have the size and checksum that {manifest.name} says: altered or damaged")
     try:
         parquet = pq.ParquetFile(path)
-        metadata = parquet.metadata
-        unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-        needed = metadata.num_rows * header.layout.num_params * 4
-        if max(unpacked, needed) > MAX_SHARD_BYTES:
-            raise StoreError(f"{path} would unpack to {max(unpacked, needed):,} bytes; at most {MAX_SHARD_BYTES:,}")
         check_schema(path, parquet.schema_arrow, schema)
-        if metadata.num_rows != entry["rows"]:
-            raise StoreError(f"{path} must have {entry['rows']} rows, got {metadata.num_rows}")
-        return parquet.read(columns=list(schema))
+        if parquet.metadata.num_rows != entry.rows:
+            raise StoreError(f"{path} must have {entry.rows} rows, got {parquet.metadata.num_rows}")
+        check_unpacked(path, parquet.metadata, entry, schema)
+        table = parquet.read(columns=list(schema))
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path} cannot be read as parquet: {str(error).splitlines()[0][:200]}") from error
+        raise StoreError(f"{path} cannot be read as parquet: {one_line(str(error), 120)}") from error
+    if holes := [column for column in table.column_names if table[column].null_count]:
+        raise StoreError(f"{path} has empty cells in column {brief(holes[0])}")
+    return table
+
+
+def check_unpacked(path: Path, metadata: Any, entry: ShardFile, schema: Mapping[str, Any]) -> None:
+    """Refuse a file that would unpack to more than parameters ever do, or to more numbers than its rows have."""
+    widths = {name: kind.list_size if pa.types.is_fixed_size_list(kind) else 1 for name, kind in schema.items() if kind}
+    row_bytes = sum(8 if kind is None else bytes_of(kind) for kind in schema.values())
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    unpacked = max(sum(group.total_byte_size for group in groups), metadata.num_rows * row_bytes)
+    most = min(MAX_SHARD_BYTES, max(FREE_BYTES, MAX_RATIO * entry.bytes))
+    if unpacked > most:
+        raise StoreError(f"{path} would unpack {entry.bytes:,} bytes to {unpacked:,}; at most {most:,} are read")
+    for group in groups:
+        for i in range(group.num_columns):
+            column = group.column(i)
+            width = widths.get(column.path_in_schema.split(".")[0], 1)
+            if column.path_in_schema.split(".")[0] in schema and column.num_values != group.num_rows * width:
+                raise StoreError(
+                    f"{path}: column {brief(column.path_in_schema)} must have {group.num_rows * width:,} numbers in "
+                    f"{group.num_rows:,} rows, got {column.num_values:,}"
+                )
 
 
 def check_schema(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
     """Refuse columns that are missing or of other types."""
     for name, kind in wanted.items():
         if name not in found.names:
-            raise StoreError(f"{path} has no column {name!r}")
+            raise StoreError(f"{path} has no column {brief(name)}")
         got = found.field(name).type
         fits = got in (pa.float32(), pa.float64()) if kind is None else same_type(got, kind)
         if not fits:
-            raise StoreError(f"{path}: column {name!r} must be of type {kind or 'float'}, got {str(got)[:60]}")
+            raise StoreError(
+                f"{path}: column {brief(name)} must be of type {kind or 'float'}, got {one_line(str(got), 60)}"
+            )
+
+
+def bytes_of(kind: Any) -> int:
+    """Bytes of a value of a type."""
+    size, element = (kind.list_size, kind.value_type) if pa.types.is_fixed_size_list(kind) else (1, kind)
+    return size * max(1, element.bit_width // 8)
 
 
 def same_type(got: Any, wanted: Any) -> bool:
@@ -261,6 +308,6 @@ def values_of(table: pa.Table, name: str, entry: Mapping[str, Any]) -> np.ndarra
     column = table[name].combine_chunks()
     values = column.flatten() if entry["shape"] else column
     if column.null_count or values.null_count:
-        raise StoreError(f"column {name!r} has empty cells")
+        raise StoreError(f"column {brief(name)} has empty cells")
     flat = values.to_numpy(zero_copy_only=False)
     return np.array(flat, dtype=NUMPY_DTYPES[entry["dtype"]]).reshape(len(table), *entry["shape"])

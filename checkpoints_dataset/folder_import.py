@@ -4,54 +4,31 @@
     seed0/init.pt,seed0,0,2.31,90.2
     seed0/step100.safetensors,seed0,100,0.42,11.0
 
-`file` is a path in the folder; `run` is any name; further columns that are no metrics of the task are left alone.
+`file` is a path in the folder; `run` is any name; further columns that are no metrics of the task are left alone. What
+else a table may look like is in `csv_table`.
 C = checkpoints of a run, P = parameters per network.
 """
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from checkpoints_dataset.csv_table import CheckpointRow, read_table
 from checkpoints_dataset.format import DatasetHeader, RunRecord
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
 from g_pt.files.folder_lock import folder_lock
-from g_pt.networks.metrics import Metric
 from g_pt.networks.network_files import read_network
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.tasks.base import Task
 
-FILE, RUN, STEP = "file", "run", "step"
 SHARD_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class CheckpointRow:
-    """One line of the table.
-
-    Attributes:
-        path: of the state dict.
-        run: name of the run.
-        step: optimizer steps taken.
-        metrics: `{metric: value}` on the validation split.
-        line: of the table, for messages.
-    """
-
-    path: Path
-    run: str
-    step: int
-    metrics: dict[str, float]
-    line: int
 
 
 def import_folder(
@@ -105,62 +82,6 @@ def check_precision(dtype: str) -> None:
     """Refuse other dtypes before anything is read."""
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be float32 or float16, got {dtype!r}")
-
-
-def read_table(path: Path, folder: Path, metrics: Mapping[str, Metric]) -> list[CheckpointRow]:
-    """Read and check every line; the error names the line."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no table {path}")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            if missing := [name for name in (FILE, RUN, STEP, *metrics) if name not in columns]:
-                raise ValueError(
-                    f"{path} must have the columns {[FILE, RUN, STEP, *metrics]}; {missing} are missing, "
-                    f"it has {columns}"
-                )
-            rows = [read_row(path, reader.line_num, entries, folder, metrics) for entries in reader]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
-    except csv.Error as error:
-        raise ValueError(f"{path} is no valid CSV: {error}") from error
-    if not rows:
-        raise ValueError(f"{path} names no files: it has a header and nothing below")
-    return rows
-
-
-def read_row(
-    path: Path, line: int, entries: Mapping[str, Any], folder: Path, metrics: Mapping[str, Metric]
-) -> CheckpointRow:
-    """One line of the table."""
-    where = f"{path}, line {line}"
-    texts = {name: (entries[name] or "").strip() for name in (FILE, RUN, STEP, *metrics)}
-    for name in (FILE, RUN):
-        if not texts[name]:
-            raise ValueError(f"{where}: {name} is empty")
-    file = folder / texts[FILE]
-    if not file.is_file():
-        raise FileNotFoundError(f"{where}: there is no file {file}")
-    step = number(texts[STEP], STEP, where)
-    if step < 0 or step != int(step):
-        raise ValueError(f"{where}: step must be a whole number from 0 on, got {texts[STEP]!r}")
-    values = {name: number(texts[name], name, where) for name in metrics}
-    return CheckpointRow(file, texts[RUN], int(step), values, line)
-
-
-def number(text: str, name: str, where: str) -> float:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: {name} must be a number, got {text!r}") from error
-    if not math.isfinite(value):
-        raise ValueError(f"{where}: {name} must be finite, got {text!r}; leave diverged runs out of the table")
-    return value
 
 
 def grouped(rows: Sequence[CheckpointRow]) -> dict[str, list[CheckpointRow]]:

@@ -13,6 +13,7 @@ import yaml
 from checkpoints_dataset.exchange import SPLITS, export_parquet, import_parquet
 from checkpoints_dataset.format import HEADER_FILE, DatasetHeader, StoreError
 from checkpoints_dataset.store import CheckpointStore
+from g_pt.files.schema import brief
 from g_pt.hub.download import download_snapshot, hub_errors
 
 TAGS = ["g-pt", "weight-space-learning", "neural-network-checkpoints"]
@@ -53,9 +54,7 @@ def push_dataset(
     """
     from huggingface_hub import HfApi
 
-    name = configuration or store.header.task
-    if not NAME.fullmatch(name):
-        raise ValueError(f"a configuration must be named in letters, digits, '-', '_' and '.', got {name!r}")
+    name = checked_name(configuration or store.header.task)
     api = HfApi(endpoint=endpoint, token=token, library_name="g-pt")
     with hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
@@ -78,6 +77,33 @@ def push_dataset(
                 commit_message=f"Upload {name}",
             )
     return f"{api.endpoint}/datasets/{repo_id}"
+
+
+def export_dataset(
+    store: CheckpointStore,
+    folder: Path,
+    *,
+    configuration: str | None = None,
+    progress: Callable[[int], object] = lambda shards: None,
+) -> None:
+    """Write a dataset as parquet into an empty or new folder, with a card that names its configuration.
+
+    `datasets.load_dataset(folder)` reads the folder, `import_parquet` makes the dataset of it again.
+
+    Raises:
+        ValueError: the configuration's name is none.
+        StoreError: the folder is not empty.
+    """
+    name = checked_name(configuration or store.header.task)
+    readme = dataset_card(store, str(folder), name, prefix="")
+    export_parquet(store, folder, readme=readme, progress=progress)
+
+
+def checked_name(name: str) -> str:
+    """Refuse a name that no folder of a repository should have."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a configuration must be named in letters, digits, '-', '_' and '.', got {brief(name)}")
+    return name
 
 
 def pull_dataset(
@@ -108,8 +134,7 @@ def pull_dataset(
         if len(names) != 1:
             raise StoreError(f"{repo_id} has the configurations {names}: name one" if names else none_in(repo_id))
         configuration = names[0]
-    if not NAME.fullmatch(configuration):
-        raise StoreError(f"{configuration!r} is no name of a configuration")
+    checked_name(configuration)
     patterns = [f"{configuration}/*.json", *(f"{configuration}/{split}/*.parquet" for split in SPLITS)]
     folder = download_snapshot(repo_id, patterns, **hub_options) / configuration
     if not (folder / HEADER_FILE).is_file():
@@ -131,11 +156,20 @@ def check_same_layout(found: DatasetHeader, wanted: DatasetHeader, repo_id: str,
         )
 
 
-def dataset_card(store: CheckpointStore, repo_id: str, name: str, old: str = "", *, license: str | None = None) -> str:
-    """The card with this configuration added to what an older card says of others."""
+def dataset_card(
+    store: CheckpointStore,
+    repo_id: str,
+    name: str,
+    old: str = "",
+    *,
+    license: str | None = None,
+    prefix: str | None = None,
+) -> str:
+    """The card with this configuration, of files in `prefix` or NAME/, added to what an older card says of others."""
+    prefix = f"{name}/" if prefix is None else prefix
     header, body = split_card(old)
     configs = {entry["config_name"]: entry for entry in header.get("configs", [])}
-    data_files = [{"split": split, "path": f"{name}/{split}/*.parquet"} for split in SPLITS if store.runs_of(split)]
+    data_files = [{"split": split, "path": f"{prefix}{split}/*.parquet"} for split in SPLITS if store.runs_of(split)]
     configs[name] = {"config_name": name, "data_files": data_files}
     size = next((text for most, text in SIZES if len(store) < most), "n>10M")
     header |= {"tags": sorted({*header.get("tags", []), *TAGS}), "size_categories": [size]}

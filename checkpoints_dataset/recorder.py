@@ -12,7 +12,8 @@ C = checkpoints of a run, P = parameters per network.
 from __future__ import annotations
 
 import atexit
-import math
+import json
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints_dataset.format import DatasetHeader
+from checkpoints_dataset.format import PARAMS, RUN, STEP, DatasetHeader
 from checkpoints_dataset.recording import RECORDED, RecordedRun, Recording
+from g_pt.files.schema import LARGEST, brief
 from g_pt.networks.metrics import Metric
 from g_pt.networks.modules import module_params
 from g_pt.networks.parameters import ParameterLayout
@@ -70,9 +72,10 @@ class CheckpointRecorder:
         self.folder, self.dtype, self.runs_per_shard = Path(folder), dtype, runs_per_shard
         self.task_name = task if isinstance(task, str) else task.name
         chosen = tuple(known.metrics.values()) if metrics is None and known is not None else metrics
-        self.metrics = {metric.name: metric for metric in chosen or (LOSS,)}
+        self.metrics = named(chosen or (LOSS,))
         self.layout = None if known is None else known.layout
         self._recording: Recording | None = None
+        self._unfinished: list[RunRecorder] = []
         if runs_per_shard < 1:
             raise ValueError(f"runs_per_shard must be at least 1, got {runs_per_shard}")
 
@@ -90,19 +93,56 @@ class CheckpointRecorder:
         if self.layout is None:
             self.layout = ParameterLayout.from_module(network)
         module_params(network, self.layout)  # refuse another architecture now, not after the training
+        try:
+            json.dumps(metadata)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"metadata of a run must be JSON: {error}") from error
+        self.recording()
+        run = RunRecorder(self, network, metadata)
+        self._unfinished.append(run)
+        return run
+
+    def recording(self) -> Recording:
+        """The dataset that runs are added to, opened where it is not; what is finished is packed at exit."""
         if self._recording is None:
+            assert self.layout is not None
             source = {"kind": RECORDED, "runs_per_shard": self.runs_per_shard}
             header = DatasetHeader(self.task_name, self.layout, self.metrics, 1, self.dtype, source)
             self._recording = Recording(self.folder, header)
-            atexit.register(self.close)
-        return RunRecorder(self._recording, network, metadata)
+            atexit.register(self._close_at_exit)
+        return self._recording
+
+    def forget(self, run: RunRecorder) -> None:
+        """Expect nothing more of a run, which is finished or dropped."""
+        self._unfinished = [other for other in self._unfinished if other is not run]
 
     def close(self) -> None:
-        """Bring all finished runs into the shards; more runs may follow."""
+        """Bring all finished runs into the shards; more runs may follow.
+
+        Raises:
+            OSError: the folder is gone, or the disk is full.
+
+        Warns:
+            RunLeftOutWarning: a run with checkpoints is not finished.
+        """
+        if open_runs := [run for run in self._unfinished if run.last_step is not None]:
+            warnings.warn(
+                f"{len(open_runs)} runs with checkpoints are not finished, and not in the dataset: call finish(), or "
+                "use `with recorder.run(network) as run`",
+                RunLeftOutWarning,
+                stacklevel=2,
+            )
         if self._recording is not None:
-            atexit.unregister(self.close)
-            self._recording.pack()
-            self._recording = None
+            atexit.unregister(self._close_at_exit)
+            recording, self._recording = self._recording, None
+            recording.pack()
+
+    def _close_at_exit(self) -> None:
+        """Close, and say what cannot be done in one line: nobody can catch an error any more."""
+        try:
+            self.close()
+        except (OSError, ValueError) as error:
+            print(f"CheckpointRecorder: warning: {error}", file=sys.stderr)  # noqa: T201
 
     def __enter__(self) -> CheckpointRecorder:
         return self
@@ -120,11 +160,12 @@ class RunRecorder:
         number: of the run in the dataset; None until it is finished, and for a run that was left out.
     """
 
-    def __init__(self, recording: Recording, network: nn.Module, metadata: dict[str, Any]) -> None:
-        self._recording, self._network, self._metadata = recording, network, metadata
+    def __init__(self, recorder: CheckpointRecorder, network: nn.Module, metadata: dict[str, Any]) -> None:
+        self._recorder, self._network, self._metadata = recorder, network, metadata
         self._params: list[Tensor] = []
         self._steps: list[int] = []
-        self._metrics: dict[str, list[float]] = {name: [] for name in recording.header.metrics}
+        self._metrics: dict[str, list[float]] = {name: [] for name in recorder.metrics}
+        self._is_finished = False
         self._broken: str | None = None
         self.number: int | None = None
 
@@ -143,23 +184,46 @@ class RunRecorder:
             metrics: every metric of the dataset, raw, measured on the validation split.
 
         Raises:
-            ValueError: the step does not rise, or metrics are missing or unknown.
+            ValueError: the run is finished, the step does not rise, metrics are missing, unknown or negative where
+                their logarithm is shown, or the network has other tensors than at the beginning.
         """
+        if self._is_finished:
+            raise ValueError(f"the run is finished: nothing more can be saved in it, got step {step}")
+        if not 0 <= step < 2**63 or step != int(step):
+            raise ValueError(f"a step must be a whole number from 0 on, got {step!r}")
         if self._steps and step <= self._steps[-1]:
             raise ValueError(f"steps must rise within a run, got {step} after {self._steps[-1]}")
         if set(metrics) != set(self._metrics):
             raise ValueError(f"every checkpoint needs the metrics {sorted(self._metrics)}, got {sorted(metrics)}")
-        header = self._recording.header
-        params = module_params(self._network, header.layout).to("cpu", getattr(torch, header.dtype))
         values = {n: float(v.detach() if isinstance(v, Tensor) else v) for n, v in metrics.items()}
-        if not params.isfinite().all():
-            self._broken = self._broken or f"a parameter is not finite in {header.dtype} at step {step}"
         for name, value in values.items():
-            if not math.isfinite(value):
+            if value < 0 and (transform := self._recorder.metrics[name].transform) != "identity":
+                raise ValueError(
+                    f"{name} must not be negative, since models see its {transform}, got {value:g}: give the recorder "
+                    f"metrics=[Metric({name!r}, ...)] with the transform 'identity'"
+                )
+        params = self._current_params()
+        if not params.isfinite().all():
+            self._broken = self._broken or f"a parameter is not finite in {self._recorder.dtype} at step {step}"
+        for name, value in values.items():
+            if not abs(value) <= LARGEST:
                 self._broken = self._broken or f"{name} is {value} at step {step}"
             self._metrics[name].append(value)
         self._params.append(params)
         self._steps.append(int(step))
+
+    def _current_params(self) -> Tensor:
+        layout = self._recorder.layout
+        assert layout is not None
+        try:
+            return module_params(self._network, layout).to("cpu", getattr(torch, self._recorder.dtype))
+        except ValueError as error:
+            before, now = set(layout.names), set(ParameterLayout.from_module(self._network).names)
+            raise ValueError(
+                f"the network has other tensors than when the run began (new: {brief(sorted(now - before))}, gone: "
+                f"{brief(sorted(before - now))}), as pruning and weight_norm make them: change it before "
+                f"recorder.run(network), or undo it before save ({error})"
+            ) from error
 
     def finish(self) -> None:
         """Write the run; one with fewer than two checkpoints, or a value that is not finite, is left out.
@@ -167,13 +231,22 @@ class RunRecorder:
         Warns:
             RunLeftOutWarning: it was left out, and why.
         """
+        if self._is_finished:
+            return
         if len(self._steps) < 2:
             self._broken = self._broken or f"it has {len(self._steps)} checkpoints, pairs need two"
         if self._broken is not None:
+            self._drop()
             warnings.warn(f"a run is left out: {self._broken}", RunLeftOutWarning, stacklevel=2)
             return
         run = RecordedRun(torch.stack(self._params), self._steps, self._metrics, self._metadata)
-        self.number = self._recording.append(run)
+        self.number = self._recorder.recording().append(run)
+        self._drop()
+
+    def _drop(self) -> None:
+        """End the run; its checkpoints are on disk by now, or not wanted."""
+        self._is_finished, self._params = True, []
+        self._recorder.forget(self)
 
     def __enter__(self) -> RunRecorder:
         return self
@@ -181,5 +254,18 @@ class RunRecorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None and not self._is_finished:
             self.finish()
+        self._drop()
+
+
+def named(metrics: Sequence[Metric]) -> dict[str, Metric]:
+    """Metrics by name, which no column of a dataset has and no other metric."""
+    found: dict[str, Metric] = {}
+    for metric in metrics:
+        if metric.name in (RUN, STEP, PARAMS, "self"):
+            raise ValueError(f"a metric must not be named {metric.name!r}, which a column of the dataset is: rename it")
+        if metric.name in found:
+            raise ValueError(f"metrics must have different names, got {metric.name!r} twice")
+        found[metric.name] = metric
+    return found

@@ -10,6 +10,7 @@ from them as more runs come, so that there are never many small shards. C = chec
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,18 +20,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from checkpoints_dataset.format import HEADER_FILE, PARAMS, STEP, DatasetHeader, RunRecord, StoreError, shard_name
 from checkpoints_dataset.writer import DatasetWriter, check_same
-from g_pt.files.atomic import read_json, write_json
+from g_pt.files.atomic import is_leftover, read_json, write_json
 from g_pt.files.folder_lock import FolderBusyError, folder_lock
-from g_pt.files.tensor import write_tensors
+from g_pt.files.schema import brief
+from g_pt.files.tensor import read_tensor_entries, write_tensors
 
 RECORDED = "recorded"  # folder of the runs' files, and the kind of such a dataset's source
 SHARD_BYTES = 64 << 20  # a shard of so many bytes is full
 LOCK_SECONDS = 120.0
+RUN_FILE = re.compile(r"run-\d{6,12}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ class Recording:
             else:
                 DatasetWriter(self.folder, header)
             run_folder(self.folder).mkdir(exist_ok=True)
+            for left in run_folder(self.folder).iterdir():
+                if is_leftover(left, RUN_FILE.fullmatch):  # of a recorder that was killed
+                    left.unlink()
 
     @property
     def runs_per_shard(self) -> int:
@@ -94,7 +100,13 @@ class Recording:
         return number
 
     def pack(self) -> None:
-        """Bring all finished runs into shards; nothing happens where they are."""
+        """Bring all finished runs into shards; nothing happens where they are.
+
+        Raises:
+            FileNotFoundError: the folder has been removed meanwhile.
+        """
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{self.folder} has been removed, with the runs that were recorded in it")
         with waiting_lock(self.folder):
             last, _ = self._packed()
             if any(number > last for number in waiting_runs(self.folder)):
@@ -124,7 +136,7 @@ class Recording:
             while taken < min(len(paths), self.runs_per_shard) and size < SHARD_BYTES:
                 size += paths[taken][1].stat().st_size
                 taken += 1
-            self._write_shard(index, {number: read_run(path) for number, path in paths[:taken]})
+            self._write_shard(index, {number: read_run(path, self.header) for number, path in paths[:taken]})
             manifest = self._manifest(index)
             if manifest is not None and self._is_full(manifest):
                 for _, path in paths[:taken]:
@@ -201,7 +213,7 @@ def run_name(number: int) -> str:
 
 def waiting_runs(folder: Path) -> dict[int, Path]:
     """Files of finished runs by number, rising."""
-    files = run_folder(folder).glob("run-*.safetensors")
+    files = [path for path in run_folder(folder).glob("run-*.safetensors") if RUN_FILE.fullmatch(path.name)]
     return dict(sorted((int(path.stem.removeprefix("run-")), path) for path in files))
 
 
@@ -212,11 +224,28 @@ def write_run(path: Path, run: RecordedRun) -> None:
     write_tensors(path, tensors, {"metadata": json.dumps(run.metadata)})
 
 
-def read_run(path: Path) -> RecordedRun:
-    """Inverse of `write_run`."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
-        metadata = json.loads((file.metadata() or {}).get("metadata", "{}"))
+def read_run(path: Path, header: DatasetHeader) -> RecordedRun:
+    """Inverse of `write_run`.
+
+    Raises:
+        StoreError: the file is cut off, or holds no run of this dataset; the message names it.
+    """
+    try:
+        entries = read_tensor_entries(path)
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+            metadata = json.loads((file.metadata() or {}).get("metadata", "{}"))
+        count = len(tensors[STEP])
+        wanted = {PARAMS: (count, header.layout.num_params), STEP: (count,)}
+        wanted |= {f"metric.{name}": (count,) for name in header.metrics}
+        if wrong := [name for name, shape in wanted.items() if entries[name].shape != shape]:
+            raise ValueError(f"{brief(wrong[0])} has shape {brief(entries[wrong[0]].shape)}, not {wanted[wrong[0]]}")
+        if count < 2 or tensors[STEP].dtype != torch.int64 or (tensors[STEP].diff() <= 0).any():
+            raise ValueError(f"{STEP} must be two or more whole numbers that rise")
+        if not isinstance(metadata, dict) or not all(t.isfinite().all() for t in tensors.values()):
+            raise ValueError("its numbers must be finite, its metadata an object")
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise StoreError(f"{path} holds no run of this dataset ({brief(str(error), 200)}): move it away") from error
     metrics = {n.removeprefix("metric."): t.tolist() for n, t in tensors.items() if n.startswith("metric.")}
     return RecordedRun(tensors[PARAMS], tensors[STEP].tolist(), metrics, metadata)
 

@@ -27,6 +27,9 @@ from g_pt.files.atomic import fingerprint as fingerprint
 from g_pt.files.folder_lock import LOCK_FILE
 from g_pt.files.tensor import write_tensors
 
+# what is in a folder without being anybody's work: our lock, and what file managers leave
+LITTER = {LOCK_FILE, ".DS_Store", "Thumbs.db", "desktop.ini"}
+
 
 class DatasetWriter:
     """Adds finished shards to a folder; a folder of the same header is continued."""
@@ -45,7 +48,7 @@ class DatasetWriter:
         """
         self.folder, self.header = Path(folder), header
         path = self.folder / HEADER_FILE
-        found = [f for f in self.folder.iterdir() if f.name != LOCK_FILE] if self.folder.is_dir() else []
+        found = [f for f in self.folder.iterdir() if f.name not in LITTER] if self.folder.is_dir() else []
         leftovers = [file for file in found if is_leftover(file, OWN_FILES.fullmatch)]
         if path.exists():
             check_same(path, read_json(path), header.to_json())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from g_pt.networks.metrics import Metric
@@ -19,6 +19,9 @@ METRICS: dict[str, Metric] = {
 THEIR_NAMES = {metric.name: theirs for theirs, metric in METRICS.items()}
 KEY = re.compile(r"(?:ep(\d+)_)?it(\d+)\.pt")
 NO_EPOCH = -1
+LARGEST = 2**31 - 1  # of epochs and steps, which are kept as int32
+# names of devices on Windows, whatever follows a dot
+RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 
 
 class CheckpointPlace(NamedTuple):
@@ -38,8 +41,10 @@ def place_of(key: str, run: str) -> CheckpointPlace | None:
     match = KEY.fullmatch(key.rpartition("/")[2])
     if match is None:
         return None
+    if max(len(match[1] or ""), len(match[2])) > len(str(LARGEST)):
+        return None
     place = CheckpointPlace(NO_EPOCH if match[1] is None else int(match[1]), int(match[2]))
-    return place if place.key(run) == key else None
+    return place if place.key(run) == key and max(place) <= LARGEST else None
 
 
 def steps_of(places: Sequence[CheckpointPlace], steps_per_epoch: int) -> list[int]:
@@ -54,3 +59,19 @@ def steps_of(places: Sequence[CheckpointPlace], steps_per_epoch: int) -> list[in
 def our_metric(name: str) -> Metric:
     """Our metric of a name in the reference's files; others keep their names, without unit."""
     return METRICS.get(name, Metric(name, unit=""))
+
+
+def folder_names(names: Mapping[int, str]) -> dict[int, str]:
+    """A folder's name for each run `{run: name}`: its own where it is plain, made plain and unlike the others if not.
+
+    A plain name leads nowhere else, is one on every system, and has no "_", by which the reference parts runs.
+    """
+    found: dict[int, str] = {}
+    taken: set[str] = set()
+    for run, name in names.items():
+        plain = re.sub(r"[^A-Za-z0-9.-]+", "-", name)[:100].strip(".-")
+        while not plain or RESERVED.fullmatch(plain) or plain.lower() in taken:
+            plain = f"run{plain}-{run:06d}" if RESERVED.fullmatch(plain) else f"{plain}-{run:06d}".lstrip("-")
+        taken.add(plain.lower())
+        found[run] = plain
+    return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from checkpoints_dataset.format import DatasetHeader, RunRecord
 from checkpoints_dataset.lmdb.names import NO_EPOCH, CheckpointPlace, our_metric, place_of, steps_of
-from checkpoints_dataset.lmdb.runs import BrokenRunError, LmdbRuns, RunListing
+from checkpoints_dataset.lmdb.runs import RUNS, BrokenRunError, LmdbRuns, RunListing
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
 from g_pt.files.folder_lock import folder_lock
+from g_pt.files.schema import brief
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.reference.released import ReferenceData, find_data
 from g_pt.tasks.base import Task
@@ -119,7 +121,7 @@ def make_plan(runs: LmdbRuns, options: ImportOptions, task: Task | None) -> Impo
         try:
             listing = runs.listing(name)
             num_checkpoints, num_params = runs.params(listing).shape
-            sizes = runs.tensor_sizes(listing)
+            sizes = runs.tensor_sizes(listing, num_params)
             break
         except BrokenRunError as error:
             reasons.append(str(error))
@@ -195,6 +197,7 @@ def write_shard(
         try:
             listing = runs.listing(name)
             check_metrics(listing, plan)
+            check_steps(listing, plan.steps_per_epoch)
             params = runs.params(listing, num_params)
             check_params(name, params, options.max_abs_param)
             kept.append((record_of(number, num_rows, listing), listing, params))
@@ -224,9 +227,18 @@ def write_shard(
 
 
 def check_metrics(listing: RunListing, plan: ImportPlan) -> None:
-    """Refuse a run that lacks a metric which the first one has."""
+    """Refuse a run that lacks a metric which the first one has, or has values that cannot be shown as theirs are."""
     if missing := sorted(set(plan.metrics) - set(listing.metrics)):
         raise BrokenRunError(listing.name, f"its checkpoints lack the metrics {missing}")
+    for theirs, ours in plan.metrics.items():
+        if plan.header.metrics[ours].transform != "identity" and min(listing.metrics[theirs]) < 0:
+            raise BrokenRunError(listing.name, f"its {brief(theirs)} is negative, {min(listing.metrics[theirs]):g}")
+
+
+def check_steps(listing: RunListing, steps_per_epoch: int) -> None:
+    """Refuse a run whose checkpoints are not listed in the order of time."""
+    if any(later <= earlier for earlier, later in pairwise(steps_of(places_of(listing), steps_per_epoch))):
+        raise BrokenRunError(listing.name, f"its checkpoints are not listed in the order of time in {RUNS}")
 
 
 def check_params(name: str, params: Tensor, max_abs_param: float) -> None:
@@ -241,7 +253,8 @@ def check_params(name: str, params: Tensor, max_abs_param: float) -> None:
 def record_of(number: int, first_row: int, listing: RunListing) -> RunRecord:
     """Record of a run: its name, single numbers of its metadata, keys that cannot be made from epoch and step."""
     metadata: dict[str, Any] = {"name": listing.name}
-    metadata |= {key: value for key, value in listing.metadata.items() if isinstance(value, int | float | str)}
+    plain = {key: value for key, value in listing.metadata.items() if isinstance(value, int | float | str)}
+    metadata |= {key: value for key, value in plain.items() if key not in ("name", "keys")}  # ours
     if any(place_of(key, listing.name) is None for key in listing.keys):
         metadata["keys"] = list(listing.keys)
     return RunRecord(number, first_row, len(listing.keys), metadata)
@@ -255,11 +268,18 @@ def places_of(listing: RunListing) -> list[CheckpointPlace]:
     return [place for place in places if place is not None]
 
 
-def reference_keys(store: CheckpointStore, record: RunRecord) -> list[str]:
-    """The reference's keys of a run's checkpoints, as they were where the store was imported from it."""
-    name = str(record.metadata.get("name", f"{record.run:06d}"))
-    if "keys" in record.metadata:
-        return list(record.metadata["keys"])
+def reference_keys(store: CheckpointStore, record: RunRecord, name: str | None = None) -> list[str]:
+    """The reference's keys of a run's checkpoints, as they were where the store was imported from it.
+
+    Args:
+        store: with the run.
+        record: of the run.
+        name: of its folder; that of the run where not given.
+    """
+    name = str(record.metadata.get("name", f"{record.run:06d}")) if name is None else name
+    keys = record.metadata.get("keys")
+    if isinstance(keys, list) and len(keys) == record.num_checkpoints and all(isinstance(key, str) for key in keys):
+        return keys
     rows = slice(record.first_row, record.first_row + record.num_checkpoints)
     if store.header.source.get("kind") == "reference":
         epochs, iterations = store.column(EPOCH, rows), store.column(ITERATION, rows)

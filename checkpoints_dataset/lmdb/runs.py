@@ -1,23 +1,26 @@
 """Reading the reference's checkpoint data sets: one LMDB folder per run, or for several runs fused.
 
 A folder holds `data.mdb`, `runs.json` and the empty `DONE.txt`; its name is that of its run, or of its runs joined by
-"_". Values are the raw float32 bytes of a flat vector, keys are those of `runs.json`, and `<key>_arch` holds the number
-of parameters of each tensor, as float32. Only one folder is open at a time, read-only; nothing is written or deleted.
+"_", where `runs.json` lists by run. Values are the raw float32 bytes of a flat vector, keys are those of `runs.json`,
+and `<key>_arch` holds the number of parameters of each tensor, as float32. Only one folder is open at a time,
+read-only; nothing is written or deleted.
 
 C = checkpoints of a run, P = parameters per network.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from g_pt.files.atomic import read_json
+from g_pt.files.schema import Between, brief, one_line, read_object
 
 DATA, RUNS, DONE = "data.mdb", "runs.json", "DONE.txt"
 ARCHITECTURE = "_arch"
@@ -28,8 +31,16 @@ class BrokenRunError(ValueError):
     """A run cannot be read; the message names it and says why."""
 
     def __init__(self, run: str, reason: str) -> None:
-        super().__init__(f"run {run}: {reason}")
+        super().__init__(f"run {one_line(run, 80)}: {reason}")
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class RunEntries:
+    """What `runs.json` must have for a run: metrics of its checkpoints, all of them finite."""
+
+    checkpoints: Annotated[dict[str, dict[str, float]], Between(1)]
+    metadata: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,20 @@ def import_lmdb() -> Any:
     return lmdb
 
 
+def names_in(folder: Path) -> list[str]:
+    """Names of the runs of a folder: its own, or those that it joins by "_", where its runs.json lists these."""
+    parts = folder.name.split("_")
+    if len(parts) == 1:
+        return parts
+    try:
+        entries = read_json(folder / RUNS)
+    except (OSError, ValueError):  # said later, run by run; the reference numbers its runs
+        return parts if all(part.isdigit() for part in parts) else [folder.name]
+    if not isinstance(entries, dict) or "checkpoints" in entries:
+        return [folder.name]
+    return list(entries) if "_".join(entries) == folder.name else parts
+
+
 class LmdbRuns:
     """The runs of a folder, in the reference's order: folders by name, fused runs by their place in the name.
 
@@ -76,7 +101,15 @@ class LmdbRuns:
             raise ValueError(f"there is no folder {self.folder}")
         self.lmdb = import_lmdb()
         folders = sorted(p for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        self.folders = {name: path for path in folders for name in path.name.split("_")}
+        self.folders: dict[str, Path] = {}
+        for path in folders:
+            for name in names_in(path):
+                if name in self.folders:
+                    raise ValueError(
+                        f"{self.folder} has run {brief(name)} twice, in {brief(self.folders[name].name)} and "
+                        f"{brief(path.name)}: move one of them away"
+                    )
+                self.folders[name] = path
         self.names = tuple(self.folders)
         if not self.names:
             raise ValueError(
@@ -121,16 +154,16 @@ class LmdbRuns:
         if not (folder / DONE).exists():
             raise BrokenRunError(name, f"no {DONE}: its making was not finished")
         entries = self._runs_json(name, folder)
+        if isinstance(entries, dict) and "checkpoints" not in entries:
+            entries = entries.get(name)  # fused folders list by run
         try:
-            entries = entries.get(name, entries)  # fused folders list by run
-            checkpoints = entries["checkpoints"]
-            keys = tuple(checkpoints)
-            common = [m for m in checkpoints[keys[0]] if all(m in values for values in checkpoints.values())]
-            metrics = {m: tuple(float(values[m]) for values in checkpoints.values()) for m in common}
-            metadata = dict(entries.get("metadata") or {})
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise BrokenRunError(name, f"{RUNS} has no checkpoints with metrics for it ({error!r})") from error
-        return RunListing(name, keys, metrics, metadata)
+            found = read_object(RunEntries, entries, RUNS, ignore_unknown=True)
+        except ValueError as error:
+            raise BrokenRunError(name, f"{RUNS} has no checkpoints with metrics for it ({error})") from error
+        values = list(found.checkpoints.values())
+        common = [m for m in values[0] if all(m in of_one for of_one in values)]
+        metrics = {m: tuple(of_one[m] for of_one in values) for m in common}
+        return RunListing(name, tuple(found.checkpoints), metrics, found.metadata or {})
 
     def params(self, listing: RunListing, num_params: int | None = None) -> Tensor:
         """Read all vectors of a run: (C, P) float32, raw, bit for bit.
@@ -149,20 +182,37 @@ class LmdbRuns:
             if len(value) != 4 * num_params:
                 raise BrokenRunError(
                     listing.name,
-                    f"{key!r} must have {num_params} float32 ({4 * num_params} bytes), got {len(value)} bytes",
+                    f"{brief(key)} must have {num_params} float32 ({4 * num_params} bytes), got {len(value)} bytes",
                 )
+            if not num_params:
+                raise BrokenRunError(listing.name, f"{brief(key)} has no parameters")
             rows.append(np.frombuffer(value, dtype="<f4"))
         return torch.from_numpy(np.stack(rows))
 
-    def tensor_sizes(self, listing: RunListing) -> tuple[int, ...] | None:
-        """Numbers of parameters of the networks' tensors; None where the run does not say."""
+    def tensor_sizes(self, listing: RunListing, num_params: int) -> tuple[int, ...] | None:
+        """Numbers of parameters of the networks' tensors; None where the run does not say.
+
+        Raises:
+            BrokenRunError: they are no sizes, or not those of `num_params` parameters.
+        """
         value = self._value(listing.name, listing.keys[0] + ARCHITECTURE, required=False)
-        return None if value is None else tuple(int(size) for size in np.frombuffer(value, dtype="<f4"))
+        if value is None:
+            return None
+        sizes = np.frombuffer(value[: len(value) // 4 * 4], dtype="<f4")
+        if len(value) % 4 or not ((sizes >= 1) & (sizes <= num_params) & (sizes == np.floor(sizes))).all():
+            raise BrokenRunError(
+                listing.name, f"{ARCHITECTURE} must list sizes of tensors, got {brief(sizes.tolist())}"
+            )
+        if (found := sum(int(size) for size in sizes)) != num_params:
+            raise BrokenRunError(
+                listing.name, f"{ARCHITECTURE} lists {found} parameters, its vectors have {num_params}"
+            )
+        return tuple(int(size) for size in sizes)
 
     def _runs_json(self, name: str, folder: Path) -> Any:
         if self._listed is None or self._listed[0] != folder:
             try:
-                self._listed = (folder, json.loads((folder / RUNS).read_text()))
+                self._listed = (folder, read_json(folder / RUNS))
             except FileNotFoundError as error:
                 raise BrokenRunError(name, f"no {RUNS}") from error
             except (OSError, ValueError) as error:
@@ -173,10 +223,10 @@ class LmdbRuns:
         try:
             with self._opened(name).begin() as transaction:
                 value = transaction.get(key.encode())
-        except self.lmdb.Error as error:
-            raise BrokenRunError(name, f"{DATA} is damaged ({error})") from error
+        except (self.lmdb.Error, UnicodeEncodeError) as error:
+            raise BrokenRunError(name, f"{DATA} is damaged ({one_line(str(error), 120)})") from error
         if value is None and required:
-            raise BrokenRunError(name, f"{key!r} is listed in {RUNS}, but {DATA} does not have it")
+            raise BrokenRunError(name, f"{brief(key)} is listed in {RUNS}, but {DATA} does not have it")
         return value
 
     def _opened(self, name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ import numpy as np
 from torch import Tensor
 
 from checkpoints_dataset.format import RunRecord
-from checkpoints_dataset.lmdb.names import THEIR_NAMES
+from checkpoints_dataset.lmdb.names import THEIR_NAMES, folder_names
 from checkpoints_dataset.lmdb.reading import reference_keys
 from checkpoints_dataset.lmdb.runs import ARCHITECTURE, DONE, RUNS, import_lmdb
 from checkpoints_dataset.store import CheckpointStore
+from g_pt.files.atomic import atomic_folder, read_json
 from g_pt.files.folder_lock import folder_lock
+from g_pt.files.schema import brief
 
-UNFINISHED = ".unfinished-"
 PAGE = 4096
 
 
@@ -28,46 +28,60 @@ def export_runs(
     """Write every run as a folder that the reference reads; returns how many were written.
 
     A folder appears when it is whole; one that is there already is kept, so that an interrupted export continues.
-    Test runs are the last by name in the reference: runs keep the names they were imported with, or get their number.
+    Test runs are the last by name in the reference: runs keep the names they were imported with, as far as these are
+    plain (see `folder_names`), or get their number.
 
     Raises:
         ValueError: `out` holds another run under a name, or `lmdb` is not installed.
+        OSError: the disk is full, or `out` is not to be written to.
     """
     lmdb, written = import_lmdb(), 0
+    own = {record.run: str(record.metadata.get("name", f"{record.run:06d}")) for record in store.runs}
+    names = folder_names(own)
     with folder_lock(out, "export"):
-        for leftover in Path(out).glob(f"{UNFINISHED}*"):
-            shutil.rmtree(leftover)  # ours: from an export that was interrupted
         for record in store.runs:
-            folder = Path(out) / str(record.metadata.get("name", f"{record.run:06d}"))
-            if not (folder / DONE).exists():
-                if folder.exists():
-                    raise ValueError(
-                        f"{folder} exists without {DONE}: not written by this command; name another folder"
-                    )
-                unfinished = folder.with_name(UNFINISHED + folder.name)
-                write_run(lmdb, store, record, unfinished)
-                unfinished.rename(folder)
+            folder = Path(out) / names[record.run]
+            keys = reference_keys(store, record, folder.name)
+            if folder.exists():
+                check_exported(folder, keys)
+            else:
+                with atomic_folder(folder, lambda found: check_exported(found, [])) as unfinished:
+                    write_run(lmdb, store, record, keys, unfinished)
                 written += 1
             progress(1)
     return written
 
 
-def write_run(lmdb: Any, store: CheckpointStore, record: RunRecord, folder: Path) -> None:
-    """Write the three files of one run."""
+def check_exported(folder: Path, keys: list[str]) -> None:
+    """Refuse a folder that does not hold a run with these checkpoints."""
+    listing = read_json(folder / RUNS) if (folder / DONE).is_file() else None
+    checkpoints = listing.get("checkpoints") if isinstance(listing, dict) else None
+    if not isinstance(checkpoints, dict) or sorted(checkpoints) != sorted(keys):
+        raise ValueError(f"{folder} exists and does not hold this run: it will not be replaced; name another folder")
+
+
+def write_run(lmdb: Any, store: CheckpointStore, record: RunRecord, keys: list[str], folder: Path) -> None:
+    """Write the three files of one run into a folder."""
     rows = np.arange(record.first_row, record.first_row + record.num_checkpoints)
-    params, keys = store.params(rows), reference_keys(store, record)  # (C, P) float32
-    if keys != sorted(keys):
-        raise ValueError(f"run {record.run}: keys must be sorted as text, {keys} are not; the reference reads them so")
+    params = store.params(rows)  # (C, P) float32
+    if keys != sorted(set(keys)):
+        raise ValueError(
+            f"run {record.run}: keys must be sorted as text, {brief(keys)} are not; the reference reads them so"
+        )
     metrics = {THEIR_NAMES.get(n, n): v[rows].astype(np.float64).tolist() for n, v in store.metrics.items()}
-    folder.mkdir()
     records = dict(run_records(keys, params, store.header.layout.sizes, metrics.get("train_ret")))
     size = sum(PAGE + len(value) for value in records.values())
-    with (
-        lmdb.open(str(folder), map_size=2 * size + (1 << 20), lock=False) as environment,
-        environment.begin(write=True) as transaction,
-    ):
-        for key, value in records.items():
-            transaction.put(key.encode(), value)
+    try:
+        with (
+            lmdb.open(str(folder), map_size=2 * size + (1 << 20), lock=False) as environment,
+            environment.begin(write=True) as transaction,
+        ):
+            for key, value in records.items():
+                transaction.put(key.encode(), value)
+    except lmdb.BadValsizeError as error:
+        raise ValueError(f"run {record.run}: its keys are longer than LMDB takes, {brief(keys)}") from error
+    except lmdb.Error as error:  # what LMDB makes of a full disk
+        raise OSError(f"{folder.parent} cannot be written to: {error}") from error
     checkpoints = {
         key: dict(zip(metrics, values, strict=True)) for key, *values in zip(keys, *metrics.values(), strict=True)
     }

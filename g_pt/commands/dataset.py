@@ -69,6 +69,8 @@ class Export:
     """Folder of the dataset."""
     out: Path
     """Folder of the parquet files; must not exist, or be empty."""
+    configuration: str | None = None
+    """Name of these networks in the folder's card; the task's where not given."""
     json: bool = False
     """Print one JSON object on standard output instead of a line for people."""
 
@@ -116,8 +118,8 @@ def run(arguments: Push | Pull | Export | Import) -> dict[str, Any]:
     """Do what was asked for, with a bar over the shards; returns what `--json` prints."""
     from tqdm import tqdm
 
-    from checkpoints_dataset.exchange import export_parquet, import_parquet
-    from checkpoints_dataset.hub import pull_dataset, push_dataset
+    from checkpoints_dataset.exchange import import_parquet
+    from checkpoints_dataset.hub import export_dataset, pull_dataset, push_dataset
     from checkpoints_dataset.store import CheckpointStore
 
     if isinstance(arguments, Push | Pull) and arguments.repo.count("/") != 1:
@@ -135,7 +137,8 @@ def run(arguments: Push | Pull | Export | Import) -> dict[str, Any]:
             print(f"uploaded: {address}")
             return {"repo": arguments.repo, "address": str(address)}
         if isinstance(arguments, Export):
-            export_parquet(CheckpointStore(arguments.store), arguments.out, progress=bar.update)
+            options = {"configuration": arguments.configuration}
+            export_dataset(CheckpointStore(arguments.store), arguments.out, progress=bar.update, **options)
             print(f"written: {arguments.out}")
             return {"folder": str(arguments.out)}
         if isinstance(arguments, Pull):

@@ -1,11 +1,12 @@
 """Files and folders that are there whole or not at all, whenever the process is killed.
 
-What is being written has a temporary name beside its own, which no file of a user's has: `NAME.g-pt-PID-TOKEN.tmp`.
+What is being written has a temporary name beside its own, which no file of a user's has: `.NAME.g-pt-PID-TOKEN.tmp`.
 """
 
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -20,7 +21,9 @@ from typing import Any
 
 from g_pt.files.schema import brief, one_line
 
-TEMPORARY = re.compile(r"(?P<name>.+?)\.(?:g-pt-)?(?P<pid>[0-9]{1,10})(?:-[0-9a-f]{8})?\.tmp")  # earlier ones too
+TEMPORARY = re.compile(
+    r"(?:\.(?=.*\.g-pt-))?(?P<name>.+?)\.(?:g-pt-)?(?P<pid>[0-9]{1,10})(?:-[0-9a-f]{8})?\.tmp"
+)  # earlier ones too
 # a full disk or quota, a file too large, a broken disk, a folder that is not to be written
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES}
 MAX_JSON_BYTES = 500_000_000  # the largest manifests, of shards of millions of runs
@@ -28,7 +31,7 @@ MAX_JSON_BYTES = 500_000_000  # the largest manifests, of shards of millions of 
 
 def temporary_path(path: Path) -> Path:
     """A new name beside `path` for what will be renamed to it; it says which process is writing."""
-    return path.with_name(f"{path.name[:200]}.g-pt-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name[:200]}.g-pt-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 @contextmanager
@@ -66,12 +69,16 @@ def atomic_folder(folder: Path, check_ours: Callable[[Path], object]) -> Iterato
     """Give a new temporary folder beside `folder`; it takes the name when the block ends well.
 
     Args:
-        folder: the name; what is there is replaced where `check_ours` allows it.
+        folder: the name; what is there is replaced where `check_ours` allows it. What a process that was killed has
+            left under a temporary name of it is removed.
         check_ours: raises for a folder that holds anything but what was written here before.
     """
     if folder.exists():
         check_ours(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for other in folder.parent.glob(f".{glob.escape(folder.name[:200])}.g-pt-*.tmp"):
+        if other.is_dir() and is_leftover(other, lambda name: name == folder.name[:200]):
+            shutil.rmtree(other, ignore_errors=True)
     temporary = temporary_path(folder)
     temporary.mkdir()
     try:

@@ -5,10 +5,9 @@ Nothing is unpickled: a pickle can run any code.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import math
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from g_pt.files.compressed import read_unpacked
+from g_pt.files.schema import brief
+
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # images and labels to train, images and labels to test
+
+MAX_BYTES = 100_000_000  # of an unpacked file: twice the training images of MNIST
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -64,13 +68,7 @@ def read_idx_folder(folder: Path, name: str) -> Parts | None:
 
 def read_file(path: Path) -> bytes:
     """The uncompressed bytes."""
-    data = path.read_bytes()
-    if path.suffix != ".gz":
-        return data
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged: {error}. Copy or download it again") from error
+    return read_unpacked(path, MAX_BYTES)
 
 
 def check_contents(name: str, paths: list[Path], contents: list[bytes]) -> None:
@@ -96,12 +94,10 @@ def parse_idx(data: bytes, path: Path) -> Tensor:
     if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
         raise ValueError(f"{path} is not an IDX file of bytes")
     num_axes = data[3]
-    shape = np.frombuffer(data, ">u4", num_axes, 4).astype(np.int64)
+    shape = np.frombuffer(data, ">u4", num_axes, 4).tolist()
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * num_axes)
-    if values.size != shape.prod():
-        raise ValueError(
-            f"{path} is damaged: its header announces {tuple(shape.tolist())}, it holds {values.size} bytes"
-        )
+    if values.size != math.prod(shape):  # of Python, whose products have no largest
+        raise ValueError(f"{path} is damaged: its header announces {brief(tuple(shape))}, it holds {values.size} bytes")
     expected = 3 if "idx3" in path.name else 1
     if num_axes != expected:
         raise ValueError(f"{path} must have {expected} axes, got {num_axes}")
@@ -126,7 +122,7 @@ def read_cifar(folder: Path, files: tuple[str, ...]) -> tuple[Tensor, Tensor]:
 
 def read_cifar_records(path: Path) -> NDArray[np.uint8]:
     """Records (N, 3073) of one file."""
-    data = np.fromfile(path, np.uint8)
+    data = np.frombuffer(read_file(path), np.uint8)
     if data.size == 0 or data.size % CIFAR_RECORD:
         raise ValueError(f"{path} is damaged: its size must be a multiple of {CIFAR_RECORD} bytes, got {data.size}")
     records = data.reshape(-1, CIFAR_RECORD)

@@ -13,8 +13,8 @@ import yaml
 from dataset_fixtures import copied_harvest, file_hashes, finished_harvest, synthetic_header, write_synthetic
 
 from checkpoints_dataset.exchange import export_parquet, import_parquet
-from checkpoints_dataset.format import DatasetHeader, RunRecord
-from checkpoints_dataset.hub import pull_dataset, push_dataset
+from checkpoints_dataset.format import DatasetHeader, RunRecord, StoreError
+from checkpoints_dataset.hub import export_dataset, pull_dataset, push_dataset
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
 from g_pt.commands import dataset
@@ -200,3 +200,21 @@ def test_the_command_refuses_in_one_sentence(default_hub, arguments, message, tm
     error = capsys.readouterr().err
     assert message in error
     assert error.strip().count("\n") == 0
+
+
+def test_an_export_has_a_card_that_names_its_configuration(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    params, _ = write_synthetic(tmp_path / "store", num_shards=1)
+    export_dataset(CheckpointStore(tmp_path / "store"), tmp_path / "out", configuration="wide")
+    assert datasets.get_dataset_config_names(str(tmp_path / "out")) == ["wide"]
+    rows = datasets.load_dataset(str(tmp_path / "out"), "wide", split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows[0]["params"] == params[0].tolist()
+    assert file_hashes(import_parquet(tmp_path / "out", tmp_path / "back").folder) == file_hashes(tmp_path / "store")
+    export_dataset(CheckpointStore(tmp_path / "store"), tmp_path / "named by its task")
+    assert "config_name: digits" in (tmp_path / "named by its task" / "README.md").read_text()
+    with pytest.raises(ValueError, match="a configuration must be named in letters"):
+        export_dataset(CheckpointStore(tmp_path / "store"), tmp_path / "no", configuration="../../escape")
+    with pytest.raises(StoreError, match="is not an empty folder"):
+        export_dataset(CheckpointStore(tmp_path / "store"), tmp_path / "out")

@@ -86,6 +86,29 @@ def test_models_without_a_harvest_are_refused(facts):
         harvest_settings(TrainingFacts(dataset=DatasetFacts(source=source)))
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"num_runs": 1_000_000, "num_steps": 1_000},
+        {"num_runs": 1_000_000, "num_steps": 60},
+        {"num_runs": 100_000, "num_steps": 100, "num_checkpoints": 60, "runs_per_shard": 100_000},
+    ],
+)
+def test_a_model_that_asks_for_a_huge_harvest_is_refused(facts, sizes):
+    source = {**facts.dataset.source, "num_checkpoints": 60, **sizes}
+    with pytest.raises(ValueError, match=r"more than is made again unasked .*give the folder of its dataset"):
+        harvest_settings(TrainingFacts(dataset=DatasetFacts(source=source)))
+
+
+@pytest.mark.parametrize("task", ["{folder}/evil.py:Evil", "this:x", "ensurepip:x", "../evil", "digits:Digits"])
+def test_a_task_that_a_file_names_is_never_imported(facts, tmp_path, task):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    source = {**facts.dataset.source, "task": task.format(folder=tmp_path)}
+    with pytest.raises(ValueError, match="there is no task"):
+        harvest_settings(TrainingFacts(dataset=DatasetFacts(source=source)))
+    assert not (tmp_path / "executed").exists()
+
+
 def test_settings_of_policies_are_read_too():
     ppo = {"num_envs": 2, "learning_rate_range": [0.1, 0.2]}
     source = {"kind": "harvest", "task": "cartpole", "num_runs": 20, "ppo": ppo}

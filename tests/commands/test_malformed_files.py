@@ -1,5 +1,6 @@
 """Networks and data sets that are damaged or hostile: one sentence, no code run, no absurd memory, no hang."""
 
+import os
 import pickle
 import shutil
 import struct
@@ -94,6 +95,11 @@ def narrower(table: Any) -> Any:
     return table.set_column(table.column_names.index("params"), "params", short)
 
 
+def swap(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
 def manifest(**entries: Any) -> Callable[[Path], None]:
     return lambda folder: edit(folder / "shard-00000.json", lambda m: m.update(entries))
 
@@ -102,20 +108,50 @@ def header(**entries: Any) -> Callable[[Path], None]:
     return lambda folder: edit(folder / "dataset.json", lambda h: h.update(entries))
 
 
+PASSWORDS = {"rows": 80, "bytes": 100, "sha256": "0" * 64}
+
+
+def many_rows(folder: Path) -> None:
+    """16 million equal rows, which are packed to almost nothing, and a manifest that says so."""
+    parquet(lambda table: table.take(np.zeros(16_000_000, dtype=np.int64)))(folder)
+
+    def consistent(entries: dict[str, Any]) -> None:
+        entries["runs"] = [{"run": 0, "first_row": 0, "num_checkpoints": 16_000_000, "metadata": {}}]
+        entries["files"] = {name: entry for name, entry in entries["files"].items() if name.startswith("train/")}
+
+    edit(folder / "shard-00000.json", consistent)
+
+
+def a_hole(table: Any) -> Any:
+    import pyarrow as pa
+
+    return table.set_column(2, table.column_names[2], pa.array([None, *table.column(2).to_pylist()[1:]], pa.float32()))
+
+
+def a_wide_row(table: Any) -> Any:
+    """Lists of a million numbers, under the type of lists that are wanted."""
+    import pyarrow as pa
+
+    wide = pa.array([[0.0] * 1_000_000] * len(table), pa.list_(pa.float32()))
+    return table.set_column(table.column_names.index("params"), "params", wide)
+
+
 RUNS = [{"run": 0, "first_row": 0, "num_checkpoints": 10**15, "metadata": {}}]
 DATASETS: dict[str, tuple[Callable[[Path], object], str]] = {
     "header {}": (lambda f: (f / "dataset.json").write_text("{}"), "dataset.json"),
     "header missing": (lambda f: (f / "dataset.json").unlink(), "dataset.json"),
     "of a newer version": (header(version=99), "version"),
     "dtype nonsense": (header(dtype="object"), "dtype"),
-    "layout of 10**18 parameters": (header(layout=[["a", [10**9, 10**9]]]), "too many"),
-    "more shards than there are": (header(num_shards=10**12), "missing"),
+    "layout of 10**18 parameters": (header(layout=[["a", [10**9, 10**9]]], num_params=10**18), "at most"),
+    "layout of 10**10 parameters": (header(layout=[["a", [10**5, 10**5]]], num_params=10**10), "too many"),
+    "more shards than there are": (header(num_shards=10**6), "missing"),
+    "10**12 shards": (header(num_shards=10**12), "num_shards"),
     "manifest {}": (lambda f: (f / "shard-00000.json").write_text("{}"), "shard-00000.json"),
     "manifest of 10**15 checkpoints": (manifest(runs=RUNS), "checkpoints"),
     "runs a number": (manifest(runs=7), "shard-00000.json"),
     "an array of 10**12 numbers": (manifest(arrays={"mask": {"dtype": "F32", "shape": [10**12]}}), "mask"),
     "an array of nonsense": (manifest(arrays={"mask": {"dtype": "object", "shape": []}}), "mask"),
-    "a file of another folder": (manifest(files={"../../etc/passwd": {"rows": 80}}), "must list"),
+    "a file of another folder": (manifest(files={"../../etc/passwd": PASSWORDS}), "must list"),
     "a file that is missing": (lambda f: (f / "train" / "shard-00000.parquet").unlink(), "is missing"),
     "a file that was altered": (
         lambda f: (f / "train" / "shard-00000.parquet").write_bytes(b"PAR1" + b"0" * 500),
@@ -127,6 +163,14 @@ DATASETS: dict[str, tuple[Callable[[Path], object], str]] = {
         parquet(lambda t: t.set_column(0, "run", [np.full(len(t), 77)])),
         "does not list all runs",
     ),
+    "16 million equal rows": (many_rows, "would unpack"),
+    "rows of a million numbers": (parquet(a_wide_row), "params"),
+    "a hole": (parquet(a_hole), "has empty cells"),
+    "a file that is a folder": (lambda f: swap(f / "dataset.json", Path.mkdir), "dataset.json"),
+    "a manifest that is a pipe": (lambda f: swap(f / "shard-00000.json", os.mkfifo), "a pipe"),
+    "a column as an array": (manifest(arrays={"run": {"dtype": "I64", "shape": []}}), "the name of a column"),
+    "an array of a negative size": (manifest(arrays={"mask": {"dtype": "F32", "shape": [-1]}}), "mask"),
+    "rows a string": (manifest(files={"train/shard-00000.parquet": {**PASSWORDS, "rows": "80"}}), "rows"),
     "fewer rows": (parquet(lambda t: t.slice(1)), "rows"),
 }
 

@@ -156,6 +156,20 @@ def test_a_folder_is_replaced_whole_and_only_where_it_is_ours(tmp_path, umask):
     assert (tmp_path / "p.tmp" / "thesis.tex").exists()
 
 
+def test_a_folder_that_a_killed_process_left_half_written_is_removed(tmp_path):
+    left = [
+        ".p.g-pt-4000000-0123abcd.tmp",
+        f".p.g-pt-{os.getppid()}-0123abcd.tmp",
+        ".p.g-pt-notes.tmp",
+        ".q.g-pt-4000000-0123abcd.tmp",
+    ]
+    for name in left:
+        (tmp_path / name).mkdir()
+    with atomic_folder(tmp_path / "p", nothing_else):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"p", *left[1:]}
+
+
 def test_a_folder_that_is_no_more_ours_when_the_work_is_done_stays(tmp_path):
     with pytest.raises(ValueError, match="something else"), atomic_folder(tmp_path / "p", nothing_else) as temporary:  # noqa: PT012
         (temporary / "ours").touch()
@@ -169,9 +183,9 @@ def test_leftovers_are_ours_and_of_the_dead(tmp_path):
         return name == "shard-00000.json"
 
     dead = 4_000_000  # above the largest number of a process
-    left = [f"shard-00000.json.g-pt-{dead}-0123abcd.tmp", f"shard-00000.json.{dead}.tmp"]
-    kept = ["shard-00000.json.tmp", "shard-00000.json", f"shard-00000.json.g-pt-{os.getppid()}-0123abcd.tmp",
-            f"notes.{dead}.tmp", f"notes.g-pt-{dead}-0123abcd.tmp"]  # fmt: skip
+    left = [f".shard-00000.json.g-pt-{dead}-0123abcd.tmp", f"shard-00000.json.{dead}.tmp"]
+    kept = ["shard-00000.json.tmp", "shard-00000.json", f".shard-00000.json.g-pt-{os.getppid()}-0123abcd.tmp",
+            f"notes.{dead}.tmp", f".notes.g-pt-{dead}-0123abcd.tmp"]  # fmt: skip
     assert [name for name in left + kept if is_leftover(tmp_path / name, is_ours)] == left
     with pytest.raises(RuntimeError), atomic_path(tmp_path / "shard-00000.json") as temporary:  # noqa: PT012
         assert is_leftover(temporary, is_ours)  # of this process: after a kill its number may be this one's

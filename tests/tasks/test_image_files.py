@@ -1,10 +1,12 @@
 import gzip
+import io
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from image_builders import idx_bytes, write_cifar_folder, write_idx_folder
+from malformed import limited
 
 from g_pt.tasks import image_files
 from g_pt.tasks.image_files import (
@@ -118,3 +120,22 @@ def test_the_python_version_is_recognised_and_never_read(tmp_path):
     assert has_pickled_cifar(folder)
     assert read_cifar_folder(tmp_path) is None
     assert not has_pickled_cifar(tmp_path / "nowhere")
+
+
+def test_a_small_file_of_many_zeros_is_refused_before_it_is_unpacked(tmp_path):
+    write_idx_folder(tmp_path)
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1) as file:
+        for _ in range(200):
+            file.write(bytes(10_000_000))
+    for name in IDX_FILES[:1]:
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / f"{name}.gz").write_bytes(packed.getvalue())
+    with limited(), pytest.raises(ValueError, match=r"ubyte.gz has more than 100,000,000 bytes when it is unpacked"):
+        read_idx_folder(tmp_path, "own")
+
+
+def test_sizes_whose_product_has_no_number_are_refused(tmp_path):
+    data = b"\x00\x00\x08\x03" + b"\xff\xff\xff\xff" * 3 + b"123"
+    with limited(), pytest.raises(ValueError, match="its header announces"):
+        image_files.parse_idx(data, tmp_path / "train-images-idx3-ubyte")
