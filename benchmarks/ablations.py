@@ -29,7 +29,6 @@ from checkpoints_dataset.facts import fit_normalizer, training_facts
 from checkpoints_dataset.harvest import harvest_with_progress
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore, is_finished
-from g_pt.commands.train import presets_folder
 from g_pt.evaluation.statistics import bootstrap_mean, prompt_alignment
 from g_pt.files.atomic import read_json, write_json
 from g_pt.files.config import merge
@@ -44,7 +43,7 @@ from g_pt.tasks.base import Task
 from g_pt.training.config import ProgressConfig, TrainConfig
 from g_pt.training.loop import fit
 
-PRESETS = presets_folder()
+PRESETS = Path(__file__).parent.parent / "train" / "presets"
 TRIAL_STEPS = 25
 
 

@@ -12,7 +12,8 @@ OURS = ("g_pt", "checkpoints_dataset", "rl_tasks", "train", "sample", "benchmark
 MOST_LINES = 350
 # from the top: a folder imports from its own and from lower floors, and not from its neighbours
 FLOORS = (
-    ("sample", "train", "g_pt.commands", "benchmarks"),
+    ("sample", "train", "benchmarks"),  # train_g_pt.py is gpt-train, launched from a clone
+    ("g_pt.commands",),
     ("g_pt.report", "g_pt.training"),
     ("checkpoints_dataset", "g_pt.pictures"),
     ("g_pt.evaluation", "g_pt.learned_optimizers", "g_pt.learned_losses", "g_pt.sparsity", "g_pt.testing"),

@@ -122,9 +122,7 @@ def wrong_settings(prog: str) -> Iterator[None]:
 def print_version(arguments: Sequence[str], prog: str) -> None:
     """Print the version and end the program where `--version` is among the flags."""
     if "--version" in arguments:
-        from g_pt import __version__
-
-        print(f"{prog} (g-pt) {__version__}")
+        print(f"{prog} (g-pt) {sys.modules['g_pt'].__version__}")
         raise SystemExit(0)
 
 

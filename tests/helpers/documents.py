@@ -56,7 +56,7 @@ def commands_of(text: str) -> list[list[str]]:
     return [command for command in words if command]
 
 
-class ParsedError(Exception):
+class ParsedError(BaseException):
     """The flags were understood; the command would begin now."""
 
 
