@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from g_pt.command_line.parsing import parse
-from g_pt.command_line.terminal import exit_on_user_error, hide_bars_in_pipes, show_warnings
+from g_pt.command_line.terminal import exit_on_error, hide_bars_in_pipes, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run_study(
         description: the program's own words, with an example.
         formats: suffixes that `--out` may have.
     """
-    with exit_on_user_error(prog):
+    with exit_on_error(prog):
         parsed = parse(kind, arguments, prog=prog, description=description)
         show_warnings(prog)
         use_data_dir(parsed.data_dir)
