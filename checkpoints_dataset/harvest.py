@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,11 @@ def write_shards(
         generator = keyed_generator(config.seed, shard)
         with seeded_global_generator(keyed_generator(config.seed, shard, 1).initial_seed()):  # dropout draws from it
             trained = train_population(task, config, steps, len(runs), generator, progress)
-        reasons = [rejection(checkpoints, config.max_abs_param) for checkpoints in trained.params]
+        reasons = [
+            rejection(checkpoints, config.max_abs_param)
+            or unusable_metric({name: values[i] for name, values in trained.metrics.items()}, task)
+            for i, checkpoints in enumerate(trained.params)
+        ]
         kept = [i for i, reason in enumerate(reasons) if reason is None]
         rejected = {runs[i]: reason for i, reason in enumerate(reasons) if reason is not None}
         kept_metrics = {name: values[kept] for name, values in trained.metrics.items()}
@@ -263,4 +267,14 @@ def rejection(checkpoints: Tensor, max_abs_param: float) -> str | None:
         return "non-finite parameters"
     if largest > max_abs_param:
         return f"largest |parameter| {largest:.3g} above {max_abs_param:g}"
+    return None
+
+
+def unusable_metric(measured: Mapping[str, Tensor], task: Task) -> str | None:
+    """Why a run is not kept for its metrics, `{metric: (C,)}`, which no dataset may hold; or None."""
+    for name, values in measured.items():
+        if not values.isfinite().all():
+            return f"{name} is not finite"
+        if task.metrics[name].transform != "identity" and (values < 0).any():
+            return f"{name} is negative, and shown as its {task.metrics[name].transform}"
     return None

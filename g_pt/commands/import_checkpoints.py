@@ -134,14 +134,22 @@ def parse_command(arguments: list[str] | None) -> Any:
     return parse_subcommand(Command, CONFIGURABLE, arguments, prog="gpt-import", description=__doc__)
 
 
+def check_free(out: Path) -> None:
+    """Refuse a folder that holds anything."""
+    if not out.is_dir() or any(out.iterdir()):
+        raise ValueError(f"{out} exists and is not an empty folder; name another one with --out")
+
+
 def import_reference(arguments: Reference) -> dict[str, Any]:
     """Read, build, write, and say what was assumed."""
     from g_pt.command_line.terminal import hide_bars_in_pipes
+    from g_pt.files.atomic import atomic_folder
+    from g_pt.model.model_folders import checked_index
     from g_pt.reference.checkpoints import import_model
     from g_pt.reference.settings import ReferenceSettings, read_settings
 
-    if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
-        raise ValueError(f"{arguments.out} exists and is not an empty folder; name another one with --out")
+    if arguments.out.exists():
+        check_free(arguments.out)
     if arguments.num_inference_steps < 1:
         raise ValueError(f"--num-inference-steps must be at least 1, got {arguments.num_inference_steps}")
     hide_bars_in_pipes()
@@ -165,7 +173,9 @@ def import_reference(arguments: Reference) -> dict[str, Any]:
 
         facts = stored_facts(CheckpointStore(arguments.store), pipeline.metric)
         pipeline.register_to_config(training=facts.to_json())
-    pipeline.save_pretrained(arguments.out)
+    with atomic_folder(arguments.out, check_free) as unfinished:
+        pipeline.save_pretrained(unfinished)
+        checked_index(unfinished)  # what could not be loaded is not written
     for note in imported.notes:
         print(f"gpt-import: note: {note}", file=sys.stderr)
     config = pipeline.transformer.config

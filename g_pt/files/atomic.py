@@ -75,6 +75,7 @@ def atomic_folder(folder: Path, check_ours: Callable[[Path], object]) -> Iterato
     """
     if folder.exists():
         check_ours(folder)
+    folder = Path(os.path.abspath(folder))  # "." has no name
     folder.parent.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.glob(f".{glob.escape(folder.name[:200])}.g-pt-*.tmp"):
         if other.is_dir() and is_leftover(other, lambda name: name == folder.name[:200]):
@@ -97,9 +98,9 @@ def atomic_folder(folder: Path, check_ours: Callable[[Path], object]) -> Iterato
 
 
 def follow_umask(folder: Path) -> None:
-    """Let the files of a folder be read by whom the umask lets read; safetensors writes them for their owner only."""
+    """Let the tensors of a folder be read by whom the umask lets read; their library writes them for the owner only."""
     mode = umask_mode(folder)
-    for path in folder.rglob("*"):
+    for path in folder.rglob("*.safetensors"):
         if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) == 0o600:
             path.chmod(mode)
 

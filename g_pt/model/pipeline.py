@@ -19,6 +19,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from g_pt.files.atomic import follow_umask
 from g_pt.hub.download import resolve_model
 from g_pt.hub.model_card import ModelDescription, model_card
 from g_pt.hub.upload import upload_model
@@ -172,6 +173,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """Write a folder that `from_pretrained` reads, and diffusers alone where it may run the folder's code."""
         super().save_pretrained(folder, **options)
         write_shims(Path(folder))
+        follow_umask(Path(folder))
 
     def model_card(self, repo_id: str, *, report: dict[str, Any] | None = None, license: str | None = None) -> str:
         """Markdown of a card, with the figures of a report of `gpt-evaluate --json`."""

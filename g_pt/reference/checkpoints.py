@@ -14,9 +14,10 @@ from typing import Literal
 from torch import Tensor
 
 from g_pt.files.pickled import check_dense, read_pickled
+from g_pt.files.schema import one_line
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.model.reference_scheduler import make_reference_scheduler
+from g_pt.model.reference_scheduler import NUM_TRAIN_TIMESTEPS, make_reference_scheduler
 from g_pt.model.reference_transformer import ReferenceTransformer
 from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import ParameterLayout
@@ -108,14 +109,23 @@ def import_model(
     state, weights = read_weights(path, weights)
     try:
         facts = read_facts(state)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, LookupError, TypeError, RuntimeError) as error:  # tensors of shapes that no such model has
+        raise ValueError(f"{path} is no G.pt of the reference: {one_line(str(error), 300)}") from error
     settings = settings or ReferenceSettings()
     settings.check(facts, where)
     notes: list[str] = []
     released = RELEASED.get(path.stem)
     if released is not None and released.width == facts.width:
         settings = settings.over(ReferenceSettings(num_heads=released.num_heads, metric=released.metric))
+    if settings.num_heads is not None and facts.width % settings.num_heads:
+        raise ValueError(
+            f"{where} says {settings.num_heads} attention heads, which must divide the model's width, {facts.width}"
+        )
+    if not 1 <= num_inference_steps <= NUM_TRAIN_TIMESTEPS:
+        raise ValueError(
+            f"num_inference_steps must be 1 to {NUM_TRAIN_TIMESTEPS}, the steps that the model was "
+            f"trained with, got {num_inference_steps}"
+        )
     found = find_task(facts, settings, task)
     layout = found.layout if found is not None else flat_layout(facts, settings)
     metric = find_metric(path, settings, found, notes)

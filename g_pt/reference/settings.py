@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from g_pt.files.atomic import read_json
+from g_pt.files.schema import Between, one_line, read_value
 from g_pt.files.yaml_files import read_yaml
 from g_pt.reference.weights import TensorFacts
 
@@ -18,6 +19,16 @@ DROPOUTS = {
     "attention_dropout": "attn_pdrop",
     "residual_dropout": "resid_pdrop",
     "embedding_dropout": "embd_pdrop",
+}
+# what a model can be built and sampled with
+LIMITS: dict[str, Any] = {
+    "num_heads": Annotated[int, Between(1, 4096)],
+    "max_frequency_log2": Annotated[float, Between(0, 100)],
+    "predict_xstart": bool,
+    "coefficient": Annotated[float, Between(1e-6, 1e6)],
+    "metric": Annotated[str, Between(1, 100)],
+    "tensor_sizes": Annotated[tuple[Annotated[int, Between(1, 2**40)], ...], Between(1, 100_000)],
+    "dropouts": dict[str, Annotated[float, Between(0, 1)]],
 }
 
 
@@ -46,6 +57,11 @@ class ReferenceSettings:
     tensor_names: tuple[str, ...] | None = None
     dropouts: dict[str, float] = field(default_factory=dict)
     stated: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, kind in LIMITS.items():
+            if (value := getattr(self, name)) is not None:
+                read_value(kind, value, name)
 
     def over(self, other: ReferenceSettings) -> ReferenceSettings:
         """These settings, and those of another where these say nothing."""
@@ -99,18 +115,17 @@ def read_settings(path: Path) -> ReferenceSettings:
             dropouts={ours: float(model.get(theirs, common)) for ours, theirs in DROPOUTS.items()},
             stated={name: value for name, value in model.items() if isinstance(value, int | float)},
         )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} has a value of another type than the reference's configuration: {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{path} has a value of another type or size than the reference's configuration: {one_line(str(error))}"
+        ) from error
 
 
 def read_json_mapping(path: Path) -> Mapping[str, Any]:
     """Read a JSON object; errors name the file."""
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"there is no settings file {path}")
-    try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    values = read_json(path)
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must hold settings as an object, got {type(values).__name__}")
     return values

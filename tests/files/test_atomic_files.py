@@ -131,7 +131,7 @@ def test_files_follow_the_umask_whoever_writes_them(tmp_path, umask):
 
 
 def nothing_else(folder):
-    if {path.name for path in folder.iterdir()} - {"ours"}:
+    if {path.name for path in folder.iterdir()} - {"ours.safetensors"}:
         raise ValueError(f"{folder} holds something else")
 
 
@@ -141,17 +141,17 @@ def test_a_folder_is_replaced_whole_and_only_where_it_is_ours(tmp_path, umask):
     (tmp_path / "p.tmp" / "thesis.tex").write_text("a user's")
     for content in ("first", "second"):
         with atomic_folder(folder, nothing_else) as temporary:
-            (temporary / "ours").write_text(content)
-            (temporary / "ours").chmod(0o600)
-        assert (folder / "ours").read_text() == content
-        assert (folder / "ours").stat().st_mode & 0o777 == umask
+            (temporary / "ours.safetensors").write_text(content)
+            (temporary / "ours.safetensors").chmod(0o600)
+        assert (folder / "ours.safetensors").read_text() == content
+        assert (folder / "ours.safetensors").stat().st_mode & 0o777 == umask
     with pytest.raises(KeyboardInterrupt), atomic_folder(folder, nothing_else) as temporary:  # noqa: PT012
-        (temporary / "ours").write_text("half")
+        (temporary / "ours.safetensors").write_text("half")
         raise KeyboardInterrupt
     (folder / "notes.txt").write_text("a user's")
     with pytest.raises(ValueError, match="holds something else"), atomic_folder(folder, nothing_else):
         raise AssertionError("the block must not run")
-    assert (folder / "ours").read_text() == "second"
+    assert (folder / "ours.safetensors").read_text() == "second"
     assert {path.name for path in tmp_path.iterdir()} == {"p", "p.tmp"}
     assert (tmp_path / "p.tmp" / "thesis.tex").exists()
 
@@ -172,7 +172,7 @@ def test_a_folder_that_a_killed_process_left_half_written_is_removed(tmp_path):
 
 def test_a_folder_that_is_no_more_ours_when_the_work_is_done_stays(tmp_path):
     with pytest.raises(ValueError, match="something else"), atomic_folder(tmp_path / "p", nothing_else) as temporary:  # noqa: PT012
-        (temporary / "ours").touch()
+        (temporary / "ours.safetensors").touch()
         (tmp_path / "p").mkdir()
         (tmp_path / "p" / "notes.txt").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["p", "notes.txt"]

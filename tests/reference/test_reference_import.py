@@ -1,7 +1,10 @@
 """gpt-import reference: from checkpoints of the reference to pipelines and back; what is wrong is said."""
 
+import shutil
+
 import pytest
 import torch
+from malformed import is_one_sentence
 from reference_files import ARCHITECTURES, CARTPOLE, batch_for, loop_model, write_checkpoint
 
 from g_pt.commands import import_checkpoints
@@ -142,7 +145,7 @@ class Code:
     [
         (b"not a checkpoint", "without running code"),
         (Code(), "without running code"),
-        ({"G": {"weight": torch.zeros(2)}}, "not a G.pt of the reference"),
+        ({"G": {"weight": torch.zeros(2)}}, "no G.pt of the reference"),
         ({"model": {}}, "no raw weights"),
         ([1], "must hold a dict"),
         ({"G": {"decoder.pos_emb": torch.full((1, 2, 3), torch.nan)}}, "NaN or infinity"),
@@ -171,6 +174,82 @@ def test_an_occupied_folder_is_not_written_to(checkpoint, tmp_path, capsys):
     with pytest.raises(SystemExit):
         import_checkpoints.main(["reference", str(checkpoint), "--num-heads", "2", "--out", str(tmp_path)])
     assert "not an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--num-heads", "0"], "num_heads must be 1 to 4096, got 0"),
+        (["--num-heads", "-2"], "num_heads must be 1 to 4096, got -2"),
+        (["--num-heads", "3"], "3 attention heads, which must divide the model's width, 16"),
+        (["--num-heads", "2", "--coefficient", "1e-320"], "coefficient must be 1e-06 to 1e+06"),
+        (["--num-heads", "2", "--coefficient", "-1"], "coefficient must be 1e-06 to 1e+06"),
+        (["--num-heads", "2", "--coefficient", "inf"], "coefficient must be a finite number"),
+        (["--num-heads", "2", "--num-inference-steps", "1000000"], "num_inference_steps must be 1 to 1000"),
+    ],
+)
+def test_settings_of_which_no_model_could_be_made_leave_nothing(checkpoint, tmp_path, capsys, flags, said):
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as caught:
+        import_checkpoints.main(["reference", str(checkpoint), "--out", str(tmp_path / "model"), *flags])
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("n_head: 2", "n_head: .inf"), ("n_head: 2", "n_head: [1]"), ("max_freq_log2: 5", "max_freq_log2: 1e38"),
+     ("openai_coeff: 2.5", "openai_coeff: 1e-320"), ("predict_xstart: true", "predict_xstart: 7"),
+     ("dropout_prob: 0.1", "dropout_prob: .nan"), ("n_head: 2", "n_head: 2, parameter_sizes: [.inf]")],
+)  # fmt: skip
+def test_a_configuration_with_impossible_values_is_one_sentence(tmp_path, old, new):
+    assert old in YAML
+    (tmp_path / "c.yaml").write_text(YAML.replace(old, new))
+    with pytest.raises(ValueError, match="has a value of another type or size") as error:
+        read_settings(tmp_path / "c.yaml")
+    is_one_sentence(error.value)
+
+
+def test_a_configuration_nested_deeply_is_one_sentence(tmp_path):
+    (tmp_path / "c.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is not valid JSON") as error:
+        read_settings(tmp_path / "c.json")
+    is_one_sentence(error.value)
+
+
+@pytest.mark.parametrize("name", ["pos_emb", "input_parameter", "output", "attn.key", "ln1"])
+@pytest.mark.parametrize("tensor", [torch.zeros(3), torch.tensor(1.0), torch.zeros(0, 2)])
+def test_tensors_of_shapes_that_no_model_has_are_one_sentence(checkpoint, tmp_path, name, tensor):
+    content = torch.load(checkpoint, weights_only=True)
+    changed = [key for key in content["G_ema"] if name in key]
+    assert changed, list(content["G_ema"])
+    content["G_ema"].update(dict.fromkeys(changed, tensor))
+    torch.save(content, checkpoint)
+    with pytest.raises(ValueError, match=r"G\.pt of the reference|lack|must") as error:
+        import_model(checkpoint, HEADS)
+    assert "\n" not in str(error.value)
+
+
+def test_an_import_that_was_killed_leaves_nothing_in_the_way(checkpoint, tmp_path, monkeypatch):
+    flags = ["reference", str(checkpoint), "--num-heads", "2", "--out", str(tmp_path / "model")]
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda *arguments, **options: None)  # as after SIGKILL: nobody cleans up
+        patched.setattr("g_pt.model.pipeline.write_shims", killed)
+        with pytest.raises(KeyboardInterrupt):
+            import_checkpoints.import_reference(import_checkpoints.parse_command(flags))
+    left = [path for path in tmp_path.iterdir() if path.name.startswith(".model.g-pt-")]
+    assert len(left) == 1
+    assert not (tmp_path / "model").exists()
+    import_checkpoints.main(flags)
+    assert ParameterUpdatePipeline.from_pretrained(tmp_path / "model").config.task == "reference-mnist"
+    assert not left[0].exists()
+
+
+def killed(*arguments):
+    raise KeyboardInterrupt
 
 
 def test_the_reference_s_networks_and_inputs():
