@@ -2,6 +2,7 @@
 
     python benchmarks/harvest_speed.py --rounds 5 --json runs/harvest_speed.json
     python benchmarks/harvest_speed.py --task fashion-mnist --batch-size 128 --sequential 2 --sequential-steps 100
+    python benchmarks/harvest_speed.py --against ../another-checkout --rounds 9
 
 Both sides take the same steps on mini-batches of the same size and keep the same checkpoints with their validation
 loss and error; the harvest also reads its data and writes its shards to disk. The sequential side runs with one
@@ -10,17 +11,24 @@ the machine meets both. Prints a table and the median ratio.
 
 With --sequential-steps the sequential side takes the first steps of each run only. Steps and checkpoints are then
 timed apart, and the time of each is scaled to its number in a whole run.
+
+With --against the harvest of another checkout of this repository is the other side, such as that of the commit before;
+each side is a process of its own, with one thread, and they take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,18 +58,24 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=60, help="checkpoints of each network")
     parser.add_argument("--batch-size", type=int, default=64, help="examples per step")
     parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no", help="of the harvest alone")
+    parser.add_argument("--against", type=Path, help="folder of another checkout, whose harvest is the other side")
+    parser.add_argument("--against-python", default=sys.executable, help="its interpreter, where that is another")
     parser.add_argument("--json", type=Path, help="where the numbers go, besides the table")
     args = parser.parse_args()
     keep_freed_memory()  # as gpt-harvest does
-    config = HarvestConfig(
-        task=args.task,
-        num_runs=args.runs,
-        runs_per_shard=args.runs_per_shard,
-        num_steps=args.steps,
-        num_checkpoints=args.checkpoints,
-        batch_size=args.batch_size,
-        mixed_precision=args.mixed_precision,
-    )
+    settings = {
+        "task": args.task,
+        "num_runs": args.runs,
+        "runs_per_shard": args.runs_per_shard,
+        "num_steps": args.steps,
+        "num_checkpoints": args.checkpoints,
+        "batch_size": args.batch_size,
+        "mixed_precision": args.mixed_precision,
+    }
+    config = HarvestConfig(**settings)
+    if args.against:
+        compare(settings, args.against, args.against_python, args.rounds)
+        return
     sequential_steps = config.num_steps if args.sequential_steps is None else args.sequential_steps
     if not 1 <= sequential_steps <= config.num_steps:
         parser.error(f"--sequential-steps must lie between 1 and --steps = {config.num_steps}, got {sequential_steps}")
@@ -111,6 +125,53 @@ def measure(config: HarvestConfig, num_sequential: int, sequential_steps: int, n
     }
 
 
+WORKER = """
+import json, sys, tempfile, time
+from checkpoints_dataset.config import HarvestConfig
+from checkpoints_dataset.harvest import harvest
+for line in sys.stdin:
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        harvest(HarvestConfig(**json.loads(line)), folder)
+        print(time.perf_counter() - started, flush=True)
+"""
+
+
+def compare(settings: Mapping[str, Any], checkout: Path, python: str, num_rounds: int) -> list[float]:
+    """Print seconds of this checkout's harvest and of another's, in turn; returns their speed ratios, ours over theirs."""
+    sides = {"other": (python, checkout), "this": (sys.executable, Path(__file__).parents[1])}
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(worker(*side)) for name, side in sides.items()}
+
+        def work(name: str) -> float:
+            stdin, stdout = workers[name].stdin, workers[name].stdout
+            assert stdin is not None and stdout is not None
+            print(json.dumps(settings), file=stdin, flush=True)
+            return float(stdout.readline())
+
+        for name in sides:
+            work(name)  # warm up
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(num_rounds):
+            for name in sides if number % 2 else reversed(sides):
+                seconds[name].append(work(name))
+    ratios = [theirs / ours for theirs, ours in zip(seconds["other"], seconds["this"], strict=True)]
+    for name, values in seconds.items():
+        print(f"{name}: median {statistics.median(values):.3f} s ({min(values):.3f} to {max(values):.3f})")
+    print(
+        f"speed of this over the other: median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    )
+    return ratios
+
+
+def worker(python: str, checkout: Path) -> subprocess.Popen[str]:
+    """A process that harvests with the code of a checkout, whenever it is sent settings."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [python, "-c", WORKER], cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
 def timed(work: Callable[..., object], *arguments: Any) -> float:
     """Wall-clock seconds of a call."""
     started = time.perf_counter()
@@ -130,8 +191,9 @@ def train_one(task: ClassificationTask, config: HarvestConfig, seed: int, num_st
     generator = torch.Generator().manual_seed(seed)
     train, validation = task.splits["train"], task.splits["validation"]
     network = task.network()
+    rate, used = config.rule.learning_rate, config.rule.optimizer
     optimizer = torch.optim.SGD(
-        network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay, nesterov=True
+        network.parameters(), rate, used.momentum, weight_decay=used.weight_decay, nesterov=True
     )
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
     keep = set(checkpoint_steps(config.num_steps, config.num_checkpoints, config.spacing))

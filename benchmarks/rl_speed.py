@@ -81,7 +81,7 @@ def measure(num_policies: int, num_iterations: int, num_rounds: int) -> dict[str
 
 def train_population(population: PopulationPPO, num_iterations: int) -> None:
     """Iterations at one learning rate for all."""
-    rates = torch.full((len(population.trained[0]),), LEARNING_RATE)
+    rates = torch.full((len(next(iter(population.trained.values()))),), LEARNING_RATE)
     for _ in range(num_iterations):
         population.iterate(rates)
 

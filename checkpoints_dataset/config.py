@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from g_pt.files.config import merge
+from g_pt.update_rules.gradient import NesterovRule
+from g_pt.update_rules.registry import CHOSEN_RULE, make_rule, plain, rule_settings
 from rl_tasks.ppo_config import PPOConfig
 
 Spacing = Literal["mixed", "log", "linear"]
 
 
 # settings of training by a loss, which tasks that train their own networks do not read
-NOT_OF_POLICIES = (
-    "optimizer", "learning_rate", "learning_rate_range", "momentum", "weight_decay", "batch_size", "mixed_precision",
-)  # fmt: skip
+NOT_OF_POLICIES = ("rule", "batch_size", "mixed_precision")
+
+# of files before there were rules, with their defaults
+EARLIER_SETTINGS: dict[str, Any] = {
+    "optimizer": "nesterov",
+    "learning_rate": 0.1,
+    "learning_rate_range": None,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+}
 
 
 @dataclass(frozen=True)
@@ -26,21 +36,13 @@ class HarvestConfig:
     num_runs: int = 4000
     """Number of networks."""
     num_steps: int = 400
-    """Optimizer steps of each run; of policies, iterations of PPO."""
+    """Steps of each run; of policies, iterations of PPO."""
     num_checkpoints: int = 60
     """Checkpoints kept of each run, the first (before training) and the last included."""
     spacing: Spacing = "mixed"
     """Which steps are kept: evenly spaced, evenly spaced in log(step), or half of each."""
-    optimizer: str = "nesterov"
-    """nesterov, sgd, adam, adamw or rmsprop."""
-    learning_rate: float = 0.1
-    """Base learning rate of all runs; it falls to 0 along a cosine."""
-    learning_rate_range: tuple[float, float] | None = None
-    """Draw the base learning rate of each run between these two, log-uniformly, in place of learning_rate."""
-    momentum: float = 0.9
-    """Momentum of nesterov, sgd and rmsprop."""
-    weight_decay: float = 5e-4
-    """Weight decay, on all parameters."""
+    rule: Annotated[Any, CHOSEN_RULE] = field(default_factory=NesterovRule)
+    """How networks are changed, an `UpdateRule` by name: sgd, momentum, nesterov, adam, adamw, rmsprop or g-pt."""
     batch_size: int = 64
     """Training examples per step; networks of a shard share their order."""
     seed: int = 0
@@ -54,23 +56,23 @@ class HarvestConfig:
     max_abs_param: float = 10.0
     """A run with a larger or non-finite parameter at any checkpoint is left out."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    """Of policies, for which num_steps are iterations of PPO; optimizer, learning_rate, learning_rate_range, momentum,
-    weight_decay, batch_size and mixed_precision are those of other tasks."""
+    """Of policies, for which num_steps are iterations of PPO; rule, batch_size and mixed_precision are those of other
+    tasks."""
+    renamed_flags: ClassVar[Mapping[str, str]] = {
+        "optimizer": "rule",
+        "learning-rate": "rule.learning-rate",
+        "learning-rate-range": "rule.learning-rate-range",
+        "momentum": "rule.optimizer.momentum",
+        "weight-decay": "rule.optimizer.weight-decay",
+    }
 
     def __post_init__(self) -> None:
         for name in ("num_runs", "num_steps", "batch_size", "runs_per_shard"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "momentum", "weight_decay", "seed", "max_abs_param"):
+        for name in ("seed", "max_abs_param"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.learning_rate_range is not None:
-            low, high = self.learning_rate_range
-            if not 0 < low <= high < math.inf:
-                raise ValueError(
-                    "learning_rate_range must be two positive numbers, the smaller first, "
-                    f"got {self.learning_rate_range}"
-                )
         if not 2 <= self.num_checkpoints <= self.num_steps + 1:
             raise ValueError(
                 f"num_checkpoints must lie between 2 and num_steps + 1 = {self.num_steps + 1}, "
@@ -82,8 +84,33 @@ class HarvestConfig:
         unused = NOT_OF_POLICIES if policies else ("ppo",)
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unused}
         if policies:
-            settings["ppo"] = listed(asdict(self.ppo))
-        return listed({name: value for name, value in settings.items() if value is not None})
+            settings["ppo"] = asdict(self.ppo)
+        else:
+            settings["rule"] = rule_settings(self.rule)
+        return plain(settings)
+
+    @staticmethod
+    def current_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with a rule, from those of files before there were rules: `optimizer`, `learning_rate` and so on.
+
+        Settings without any of these come back as they are.
+
+        Raises:
+            ValueError: they stand beside a rule, or there is no such optimizer.
+        """
+        old = {name: values[name] for name in EARLIER_SETTINGS if name in values}
+        rest = {name: value for name, value in values.items() if name not in old}
+        if not old:
+            return rest
+        if "rule" in rest:
+            raise ValueError(f"{sorted(old)} are settings of the rule: write them into 'rule', got both")
+        settings = EARLIER_SETTINGS | old
+        rule = make_rule(settings["optimizer"])
+        optimizer = getattr(rule, "optimizer", None)
+        decays = {name: settings[name] for name in ("momentum", "weight_decay") if hasattr(optimizer, name)}
+        rates = {name: settings[name] for name in ("learning_rate", "learning_rate_range")}
+        made = merge(rule, {"optimizer": decays, "schedule": "cosine", **rates}, "settings of an optimizer")
+        return rest | {"rule": rule_settings(made)}
 
     def check_policies(self) -> None:
         """Refuse settings that do nothing for policies, so that nobody waits for them.
@@ -92,19 +119,13 @@ class HarvestConfig:
             ValueError: one of them is not at its default.
         """
         for name in NOT_OF_POLICIES:
-            default = type(self).__dataclass_fields__[name].default
-            if getattr(self, name) != default:
+            if getattr(self, name) != getattr(HarvestConfig(), name):
                 raise ValueError(f"{name} is no setting of policies, got {getattr(self, name)!r}; theirs are in ppo")
 
     @property
     def num_shards(self) -> int:
         """Shards of the finished dataset; the last may hold fewer runs."""
         return -(-self.num_runs // self.runs_per_shard)
-
-
-def listed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Lists for pairs, as JSON gives them back."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
 def checkpoint_steps(num_steps: int, num_checkpoints: int, spacing: Spacing) -> list[int]:

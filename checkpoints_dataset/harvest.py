@@ -23,11 +23,12 @@ from checkpoints_dataset.writer import DatasetWriter
 from g_pt.files.folder_lock import folder_lock
 from g_pt.runtime.cpu_memory import keep_freed_memory
 from g_pt.runtime.processes import Team
-from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
+from g_pt.runtime.seeds import global_generator_as, keyed_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import PopulationTask, Task, TrainableTask, TrainedPopulation
-from g_pt.update_rules.first_order import make_optimizer, writable
-from g_pt.update_rules.mini_batches import mini_batches
+from g_pt.update_rules.base import DrawnRule
+from g_pt.update_rules.problem import follow
+from g_pt.update_rules.registry import rule_name
 
 Progress = Callable[[int], object]  # called with the number of network-steps just taken
 
@@ -142,7 +143,6 @@ def check_harvestable(task: Task, config: HarvestConfig) -> None:
         raise ValueError(
             f"batch_size must be at most {task.num_examples}, the number of examples, got {config.batch_size}"
         )
-    make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)  # is there one?
 
 
 def write_shards(
@@ -153,9 +153,8 @@ def write_shards(
     left_out: dict[int, str] = {}
     for shard in shards:
         runs = runs_of(config, shard)
-        generator = keyed_generator(config.seed, shard)
-        with seeded_global_generator(keyed_generator(config.seed, shard, 1).initial_seed()):  # dropout draws from it
-            trained = train_population(task, config, steps, len(runs), generator, progress)
+        generators = keyed_generator(config.seed, shard), keyed_generator(config.seed, shard, 1)
+        trained = train_population(task, config, steps, len(runs), *generators, progress)
         reasons = [
             rejection(checkpoints, config.max_abs_param)
             or unusable_metric({name: values[i] for name, values in trained.metrics.items()}, task)
@@ -176,72 +175,51 @@ def train_population(
     steps: list[int],
     num_runs: int,
     generator: torch.Generator,
-    progress: Progress | None,
-) -> TrainedPopulation:
-    """Train the networks of a shard: those of a TrainableTask here, others as their task does it."""
-    if isinstance(task, PopulationTask):
-        dtype = getattr(torch, config.dtype)
-        return task.train_population(num_runs, steps, config.ppo, generator, dtype=dtype, progress=progress)
-    assert isinstance(task, TrainableTask)
-    rates = learning_rates(config, num_runs, generator)
-    params, metrics = train_networks(task, config, steps, rates, generator, progress)
-    return TrainedPopulation(params, metrics, [{"optimizer": config.optimizer, "learning_rate": r} for r in rates])
-
-
-def train_networks(
-    task: TrainableTask,
-    config: HarvestConfig,
-    steps: list[int],
-    rates: list[float],
-    generator: torch.Generator,
+    module_generator: torch.Generator,
     progress: Progress | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Train R networks at once on shared mini-batches, each with a cosine from its base learning rate to 0.
+) -> TrainedPopulation:
+    """Train the networks of a shard: those of a TrainableTask by the rule, others as their task does it.
 
     Args:
         task: what the networks are and learn.
-        config: optimizer, batch size, number of steps, dtype.
+        config: rule, batch size, dtype.
         steps: after which a checkpoint is kept, rising, the last being `config.num_steps`.
-        rates: base learning rate of each of the R networks.
-        generator: of the inits and the mini-batches.
+        num_runs: R.
+        generator: of what each run draws from its rule, then of the inits and the mini-batches.
+        module_generator: of what is random in the networks, such as dropout.
         progress: called after every step with the number of networks.
 
     Returns:
-        Checkpoints (R, C, P) in the dtype of the dataset, and their validation metrics `{metric: (R, C)}`, measured
-        on the parameters as they are stored.
+        Checkpoints in the dtype of the dataset; their metrics are measured on the parameters as they are stored.
     """
-    # one rate for all is a float: a rate per network costs time at every step
-    rate: float | Tensor = rates[0] if len(set(rates)) == 1 else torch.tensor(rates)
-    params = task.layout.unflatten(task.init(len(rates), generator))
-    tensors = {name: tensor.clone() for name, tensor in params.items()}  # contiguous
-    trained = [tensors[name].requires_grad_() for name in task.trained_names]  # the others are buffers
-    optimizers = [
-        make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay) for _ in trained
-    ]
     dtype = getattr(torch, config.dtype)
-    precision = torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16")
+    if isinstance(task, PopulationTask):
+        with global_generator_as(module_generator):
+            return task.train_population(num_runs, steps, config.ppo, generator, dtype=dtype, progress=progress)
+    rule = config.rule
+    records: list[dict[str, Any]] = [{} for _ in range(num_runs)]
+    if isinstance(rule, DrawnRule):
+        rule, records = rule.draw(num_runs, generator)
+    path = follow(
+        rule,
+        task,
+        task.init(num_runs, generator),
+        generator,
+        batch_size=config.batch_size,
+        steps=steps,
+        mixed_precision=config.mixed_precision,
+        module_generator=module_generator,
+        progress=progress,
+    )
     kept: list[Tensor] = []
     measured: list[dict[str, Tensor]] = []
-    keep = set(steps)
-    batches = mini_batches(task.num_examples, config.batch_size, generator)
-    for step in range(config.num_steps + 1):
-        if step in keep:
-            kept.append(task.layout.flatten({n: t.detach() for n, t in tensors.items()}).to(dtype))
-            with precision:
-                measured.append(task.evaluate(kept[-1].float(), "validation"))
-        if step == config.num_steps:
-            break
-        with precision:
-            losses = task.training_losses(tensors, next(batches), generator)
-        # no parameter is shared: one backward for all
-        grads = torch.autograd.grad(losses.sum(), trained, allow_unused=True)
-        learning_rate = rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-        for optimizer, tensor, grad in zip(optimizers, trained, writable(grads, task), strict=True):
-            optimizer.step(tensor, grad, learning_rate)
-        if progress is not None:
-            progress(len(rates))
+    for params, _ in path:
+        kept.append(params.to(dtype))
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+            measured.append(task.evaluate(kept[-1].float(), "validation"))
     metrics = {name: torch.stack([m[name] for m in measured], dim=1) for name in task.metrics}
-    return torch.stack(kept, dim=1), metrics
+    name = rule_name(config.rule)
+    return TrainedPopulation(torch.stack(kept, dim=1), metrics, [{"optimizer": name, **about} for about in records])
 
 
 def source_of(config: HarvestConfig, task: Task) -> dict[str, Any]:
@@ -249,15 +227,6 @@ def source_of(config: HarvestConfig, task: Task) -> dict[str, Any]:
     settings = config.to_json(policies=isinstance(task, PopulationTask))
     subset = task.data_subset if isinstance(task, TrainableTask) else None
     return {"kind": "harvest", **settings, "task": task.name} | ({"data": subset} if subset else {})
-
-
-def learning_rates(config: HarvestConfig, num_networks: int, generator: torch.Generator) -> list[float]:
-    """Base learning rate of each network; draws from the generator only where a range is set."""
-    if config.learning_rate_range is None:
-        return [config.learning_rate] * num_networks
-    low, high = config.learning_rate_range
-    fractions = torch.rand(num_networks, generator=generator, dtype=torch.float64).tolist()
-    return [low * (high / low) ** fraction for fraction in fractions]  # log-uniform
 
 
 def rejection(checkpoints: Tensor, max_abs_param: float) -> str | None:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +198,8 @@ def dataset_folder(config: HarvestConfig, folder: Path | None = None) -> Path:
     """Where the runs of these settings are kept: a name of the task, their number and a digest of all settings."""
     if folder is None:
         folder = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "g_pt")
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:12]
+    settings = config.to_json() | config.to_json(policies=True)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return folder / "runs" / f"{config.task.replace('/', '-')}-{config.num_runs}-{digest}"
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.format import (
     HEADER_FILE,
     OWN_FILES,
@@ -51,7 +52,7 @@ class DatasetWriter:
         found = [f for f in self.folder.iterdir() if f.name not in LITTER] if self.folder.is_dir() else []
         leftovers = [file for file in found if is_leftover(file, OWN_FILES.fullmatch)]
         if path.exists():
-            check_same(path, read_json(path), header.to_json())
+            check_same(path, with_current_settings(read_json(path)), header.to_json())
         elif len(found) > len(leftovers):
             raise StoreError(f"{self.folder} is neither empty nor a checkpoint dataset; name another folder")
         else:
@@ -156,6 +157,14 @@ class DatasetWriter:
         )
 
 
+def with_current_settings(header: Any) -> Any:
+    """The content of a dataset.json with the settings of a harvest as they are written now."""
+    source = header.get("source") if isinstance(header, dict) else None
+    if not isinstance(source, dict) or source.get("kind") != "harvest":
+        return header
+    return header | {"source": HarvestConfig.current_settings(source)}
+
+
 def check_same(path: Path, found: Any, wanted: dict[str, Any]) -> None:
     """Refuse to continue a dataset made with other settings; the error names the first that differs."""
     if not isinstance(found, dict):
@@ -164,7 +173,7 @@ def check_same(path: Path, found: Any, wanted: dict[str, Any]) -> None:
         old, new = found.get(key), wanted[key]
         if old == new:
             continue
-        if isinstance(old, dict) and isinstance(new, dict):
+        while isinstance(old, dict) and isinstance(new, dict):
             key, old, new = next(
                 (f"{key}.{k}", old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)
             )

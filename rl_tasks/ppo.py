@@ -9,18 +9,29 @@ B = policies, T = steps of an iteration, E = environments of each policy, N = T 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from g_pt.update_rules.first_order import Adam
 from rl_tasks.distributions import ActionDistribution
 from rl_tasks.environments import Environments
 from rl_tasks.ppo_config import PPOConfig
 
 Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # tensors of B networks, (B, N, O) to (B, N, outputs)
 Tensors = dict[str, Tensor]
-ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-5  # as Stable-Baselines3 has them
+
+
+class RateFirstAdam(Adam):
+    """Adam that rounds as it did when the bundled policies were trained, so that their runs can be made again."""
+
+    def move(self, param: Tensor, mean: Tensor, denominator: Tensor, rate: float | Tensor) -> None:
+        """See `Adam`."""
+        param.sub_(rate * mean / denominator)
+
+
+ADAM = RateFirstAdam(eps=1e-5)  # as Stable-Baselines3 has it
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class PopulationPPO:
         critic: values of observations, (B, N, 1).
         distribution: of the actions.
         environments: B x E of them.
-        policy_tensors: `{name: (B, *shape)}`, changed in place.
+        policy_tensors: `{name: (B, *shape)}`, trained.
         critic_tensors: the same of the critics.
         settings: everything else.
         generator: of actions and mini-batches.
@@ -83,15 +94,18 @@ class PopulationPPO:
     critic_tensors: Tensors
     settings: PPOConfig
     generator: torch.Generator
-    num_updates: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.trained = [*self.policy_tensors.values(), *self.critic_tensors.values()]
-        for tensor in self.trained:
-            tensor.requires_grad_()
-        self.means = [torch.zeros_like(t) for t in self.trained]
-        self.squares = [torch.zeros_like(t) for t in self.trained]
+        self.state = ADAM.init(self.trained)
         self.observations = self.environments.reset()
+
+    @property
+    def trained(self) -> Tensors:
+        """All tensors under one roof: `policy/<name>` and `critic/<name>`."""
+        return {
+            **{f"policy/{name}": tensor for name, tensor in self.policy_tensors.items()},
+            **{f"critic/{name}": tensor for name, tensor in self.critic_tensors.items()},
+        }
 
     def iterate(self, rates: Tensor) -> None:
         """Gather experience and learn from it, at one learning rate per policy: (B,)."""
@@ -142,9 +156,9 @@ class PopulationPPO:
         rates: Tensor,
     ) -> None:
         """One optimizer step on a mini-batch (B, n, ...)."""
-        options = self.settings
-        outputs = self.policy(self.policy_tensors, observations)  # (B, n, K)
-        values = self.critic(self.critic_tensors, observations)[..., 0]  # (B, n)
+        options, leaves = self.settings, {name: t.detach().requires_grad_() for name, t in self.trained.items()}
+        outputs = self.policy(part(leaves, "policy"), observations)  # (B, n, K)
+        values = self.critic(part(leaves, "critic"), observations)[..., 0]  # (B, n)
         if options.normalize_advantage:
             mean, std = advantages.mean(dim=1, keepdim=True), advantages.std(dim=1, keepdim=True)
             advantages = (advantages - mean) / (std + 1e-8)
@@ -155,21 +169,22 @@ class PopulationPPO:
         entropy = self.distribution.entropy(outputs).mean(dim=1)
         losses = policy_loss + options.vf_coef * value_loss - options.ent_coef * entropy  # (B,)
         # no tensor is shared: one backward for all
-        grads = torch.autograd.grad(losses.sum(), self.trained, allow_unused=True)
-        self.descend([torch.zeros_like(t) if g is None else g for g, t in zip(grads, self.trained, strict=True)], rates)
+        grads = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+        named = {
+            name: torch.zeros_like(leaf) if grad is None else grad
+            for (name, leaf), grad in zip(leaves.items(), grads, strict=True)
+        }
+        self.descend(named, losses.detach(), rates)
 
-    @torch.no_grad()
-    def descend(self, grads: list[Tensor], rates: Tensor) -> None:
+    def descend(self, grads: Tensors, losses: Tensor, rates: Tensor) -> None:
         """Clip the gradient of each policy with its critic, and take a step of Adam."""
-        norms = torch.stack([g.flatten(1).square().sum(dim=1) for g in grads]).sum(dim=0).sqrt()  # (B,)
+        norms = torch.stack([g.flatten(1).square().sum(dim=1) for g in grads.values()]).sum(dim=0).sqrt()  # (B,)
         scale = (self.settings.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-        self.num_updates += 1
-        b1, b2 = ADAM_BETAS
-        for tensor, grad, mean, square in zip(self.trained, grads, self.means, self.squares, strict=True):
-            per_policy = (-1, *(1,) * (grad.dim() - 1))
-            grad = grad * scale.view(per_policy)
-            mean.lerp_(grad, 1 - b1)
-            square.mul_(b2).addcmul_(grad, grad, value=1 - b2)
-            denominator = (square / (1 - b2**self.num_updates)).sqrt_().add_(ADAM_EPS)
-            step = (rates / (1 - b1**self.num_updates)).view(per_policy)
-            tensor.sub_(step * mean / denominator)
+        clipped = {name: grad * scale.view(-1, *(1,) * (grad.dim() - 1)) for name, grad in grads.items()}
+        params, self.state = ADAM.update(self.trained, clipped, losses, self.state, rates)
+        self.policy_tensors, self.critic_tensors = part(params, "policy"), part(params, "critic")
+
+
+def part(tensors: Tensors, roof: str) -> Tensors:
+    """Tensors under `policy/` or `critic/`, by their own names."""
+    return {name.removeprefix(f"{roof}/"): t for name, t in tensors.items() if name.startswith(f"{roof}/")}

@@ -36,7 +36,7 @@ class Arguments(StudyArguments):
     steps: int = 300
     """Steps of the optimizers, or iterations of PPO."""
     optimizers: tuple[str, ...] = ("SGD", "Adam")
-    """Of SGD, momentum, Nesterov, Adam, AdamW, RMSprop."""
+    """Of SGD, Momentum, Nesterov, Adam, AdamW, RMSprop."""
 
 
 def measure(arguments: Arguments, subject: Subject) -> Section:

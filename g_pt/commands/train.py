@@ -155,12 +155,21 @@ def make_pairs(program: Program, store: CheckpointStore, metric: str, split: Spl
 def warn_of_other_data(source: dict[str, Any], harvest: dict[str, Any], dataset: Path, *, prog: str) -> None:
     """Say so where a finished dataset was not made by the settings of this run: it is used as it is."""
     ours = source.get("kind") == "harvest"  # then a setting that is not recorded was not set, or not there yet
-    defaults = HarvestConfig().to_json(policies="ppo" in harvest)
-    source = defaults | source if ours else source
+    if ours:
+        source = HarvestConfig().to_json(policies="ppo" in harvest) | HarvestConfig.current_settings(source)
+    source, harvest = dotted(source), dotted(harvest)
     settings = [key for key in {**harvest, **source} if key != "kind" and (ours or (key in harvest and key in source))]
     others = {key: (source.get(key), harvest.get(key)) for key in settings if source.get(key) != harvest.get(key)}
     for key, (made, asked) in others.items():
         print(f"{prog}: warning: {dataset} was made with {key} = {made!r}, not {asked!r}", file=sys.stderr)
+
+
+def dotted(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as flat ones: `{"rule.learning_rate": 0.1}`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def merge(config: Config, values: Mapping[str, Any], where: str) -> Config:
     """Replace fields of a (nested) dataclass by values of a mapping; keys have underscores or hyphens.
 
     A field that is chosen by name (`ChosenFrom`) takes the name, or a section with the name and settings of the choice.
+    A class may have a static method `current_settings`, which makes present settings of those of earlier releases.
 
     Raises:
         ValueError: a key is not a field, or a value not of the field's type; the error lists the fields and
@@ -27,7 +28,7 @@ def merge(config: Config, values: Mapping[str, Any], where: str) -> Config:
     fields = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     types, marks = get_type_hints(type(config)), marked_fields(type(config))
     changes: dict[str, Any] = {}
-    for given, value in values.items():
+    for given, value in getattr(type(config), "current_settings", dict)(values).items():
         key = given.replace("-", "_") if isinstance(given, str) else given
         if key not in fields:
             raise ValueError(

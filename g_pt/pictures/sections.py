@@ -6,7 +6,7 @@ B = networks, K = prompts, S = steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def save_optimizer_curves(
 ) -> None:
     """Mean metric (B, S) over steps for each optimizer, with its interval, and one update (B,) as a level line."""
     figure, (axis,) = new_figure()
-    for color, (name, values) in zip(cycle(COLORS), curves.items(), strict=False):  # the cycle has no end
+    for color, (name, values) in zip(islice(cycle(COLORS), len(curves)), curves.items(), strict=True):
         draw_mean(axis, steps, values, color, name)
     level = bootstrap_mean(one_update)
     axis.axhline(level.mean, color=ORANGE, lw=1.6, ls="--", label=f"G.pt, one update: {level.mean:.3g}")

@@ -5,22 +5,24 @@ R = networks, C = points of a training run, P = parameters per network, G = poin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from checkpoints_dataset.config import HarvestConfig
 from g_pt.evaluation.statistics import bootstrap_mean, summary
+from g_pt.files.config import merge
 from g_pt.networks.metrics import Metric
 from g_pt.report.optimizers import measured_steps
 from g_pt.report.population import at_rate, most_iterations, usual_settings
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import PopulationTask, Split, Task, TrainableTask
-from g_pt.update_rules.base import GradientRule
+from g_pt.update_rules.gradient import GradientRule
+from g_pt.update_rules.problem import follow
 
 NUM_NETWORKS, NUM_DRAWN, NUM_LADDER = 16, 6, 5
 LINE_POINTS, GRID_POINTS, MARGIN = 11, 31, 0.35
@@ -49,22 +51,14 @@ def training_runs(subject: Subject, num: int) -> Tensor | None:
     """
     task = subject.task
     if isinstance(task, TrainableTask):
-        source = subject.pipeline.facts.dataset.source
-        rule = GradientRule(
-            task,
-            "training",
-            source.get("optimizer", "nesterov"),
-            source.get("learning_rate", 0.1),
-            source.get("momentum", 0.9),
-            source.get("weight_decay", 5e-4),
-            source.get("batch_size", 64),
-        )
+        source = HarvestConfig.current_settings(subject.pipeline.facts.dataset.source)
+        config = merge(HarvestConfig(), {k: source[k] for k in ("rule", "batch_size") if k in source}, "training runs")
+        rule = replace(config.rule, schedule="constant") if isinstance(config.rule, GradientRule) else config.rule
         length = min(int(source.get("num_steps", TRAINING_STEPS)), subject.optimizer_steps)
         generator = subject.generator("landscape/training")
         starts = task.init(num, generator).float()
-        steps = measured_steps(length)
-        points = [p for k, p in enumerate(islice(rule.updates(starts, generator), length), start=1) if k in steps]
-        return torch.stack([starts, *points], dim=1)
+        path = follow(rule, task, starts, generator, batch_size=config.batch_size, steps=[0, *measured_steps(length)])
+        return torch.stack([params for params, _ in path], dim=1)
     return None if subject.runs is None else subject.runs.held_out.trajectories[:num]
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, pairwise
@@ -21,39 +20,32 @@ from torch import Tensor
 from g_pt.evaluation.statistics import bootstrap_mean, bootstrap_median, finite, first_reached, summary
 from g_pt.networks.metrics import Metric
 from g_pt.report.section import Section, Subject, Table
-from g_pt.tasks.base import Split, Task, TrainableTask
-from g_pt.update_rules.base import GradientRule, PromptRule, UpdateRule
+from g_pt.tasks.base import Split, TrainableTask
+from g_pt.update_rules.base import Cost
+from g_pt.update_rules.gradient import GradientRule
+from g_pt.update_rules.problem import follow
+from g_pt.update_rules.prompted import PromptRule
+from g_pt.update_rules.registry import RULES, make_rule
 
 NUM_NETWORKS, TUNING_NETWORKS, NUM_ORDERS = 64, 16, 4
 RATES_PER_DECADE, STEPS_PER_DECADE = 3, 12
 TIMED_STEPS, TIMED_UPDATES = 20, 3
 
 
-@dataclass(frozen=True)
-class Rival:
-    """An optimizer and the range of its learning rates; momentum and weight decay are PyTorch's usual ones."""
-
-    optimizer: str
-    lowest_rate: float
-    highest_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-    @property
-    def rates(self) -> Tensor:
-        """The grid, evenly spaced in the logarithm: (L,)."""
-        low, high = math.log10(self.lowest_rate), math.log10(self.highest_rate)
-        return torch.logspace(low, high, round((high - low) * RATES_PER_DECADE) + 1)
+def rivals() -> dict[str, GradientRule]:
+    """Registered rules that the report tunes, by name: at a constant rate, with the usual settings of the optimizer."""
+    rules = [make_rule(name) for name in RULES]
+    return {
+        rule.name: replace(rule, schedule="constant", optimizer=type(rule.optimizer)())
+        for rule in rules
+        if isinstance(rule, GradientRule) and rule.tuned_between is not None
+    }
 
 
-RIVALS = {
-    "SGD": Rival("sgd", 1e-2, 10.0),
-    "momentum": Rival("sgd", 1e-3, 10.0, momentum=0.9),
-    "Nesterov": Rival("nesterov", 1e-3, 10.0, momentum=0.9),
-    "Adam": Rival("adam", 1e-4, 1.0),
-    "AdamW": Rival("adamw", 1e-4, 1.0, weight_decay=0.01),
-    "RMSprop": Rival("rmsprop", 1e-4, 1.0),
-}
+def rate_grid(lowest: float, highest: float) -> Tensor:
+    """Learning rates evenly spaced in the logarithm: (L,)."""
+    low, high = math.log10(lowest), math.log10(highest)
+    return torch.logspace(low, high, round((high - low) * RATES_PER_DECADE) + 1)
 
 
 @dataclass(frozen=True)
@@ -82,14 +74,14 @@ class OneUpdate:
         test: `{metric: (B,)}` after it, on the test split.
         before: the same before it.
         seconds: of all B networks at once.
-        sampling_steps: forward passes of the model.
+        cost: of it, for each network.
     """
 
     prompt: float
     test: dict[str, Tensor]
     before: dict[str, Tensor]
     seconds: float
-    sampling_steps: int
+    cost: Cost
 
     @property
     def num_networks(self) -> int:
@@ -106,41 +98,53 @@ def measured_steps(last: int) -> list[int]:
     return sorted(steps)
 
 
-def follow_rule(
-    rule: UpdateRule, task: Task, starts: Tensor, steps: Sequence[int], split: Split, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Metrics of networks (B, P) after each of the given numbers of steps: `{metric: (B, S)}`."""
-    measured = [
-        task.evaluate(params, split)
-        for step, params in enumerate(islice(rule.updates(starts, generator), steps[-1]), start=1)
-        if step in steps
-    ]
-    return {name: torch.stack([m[name].cpu() for m in measured], dim=1) for name in measured[0]}
+@dataclass(frozen=True)
+class Trial:
+    """A rule on a task.
+
+    Attributes:
+        rule: at whatever learning rate.
+        task: what the networks are and learn.
+        batch_size: examples per step.
+    """
+
+    rule: GradientRule
+    task: TrainableTask
+    batch_size: int
+
+    def measured(
+        self, rates: Tensor, starts: Tensor, steps: Sequence[int], split: Split, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Metrics after each number of steps, for every rate (L,) on every start (B, P): `{metric: (L, B, S)}`."""
+        grid = replace(self.rule, learning_rate=tuple(rates.repeat_interleave(len(starts)).tolist()))
+        path = follow(grid, self.task, starts.repeat(len(rates), 1), generator, batch_size=self.batch_size, steps=steps)
+        found = [self.task.evaluate(params, split) for params, _ in path]
+        joined = {name: torch.stack([values[name].cpu() for values in found], dim=1) for name in found[0]}
+        return {name: values.view(len(rates), len(starts), -1) for name, values in joined.items()}
 
 
 def follow_rates(
-    rule: GradientRule,
+    trial: Trial,
     rates: Tensor,
     starts: Tensor,
     steps: Sequence[int],
     split: Split,
     generator: Callable[[int], torch.Generator],
 ) -> dict[str, Tensor]:
-    """`follow_rule` for every rate (L,) on every start (B, P): `{metric: (L, B, S)}`.
+    """Metrics after each number of steps, for every rate (L,) on every start (B, P): `{metric: (L, B, S)}`.
 
     Networks that share their mini-batches share the noise of the last ones too: the starts are divided among several
     orders of the mini-batches, each with a generator of its own.
     """
-    measured = []
-    for order, some in enumerate(starts.chunk(NUM_ORDERS)):
-        grid = replace(rule, learning_rate=rates.repeat_interleave(len(some)))
-        found = follow_rule(grid, rule.task, some.repeat(len(rates), 1), steps, split, generator(order))
-        measured.append({name: values.view(len(rates), len(some), -1) for name, values in found.items()})
-    return {name: torch.cat([m[name] for m in measured], dim=1) for name in measured[0]}
+    parts = [
+        trial.measured(rates, some, steps, split, generator(order))
+        for order, some in enumerate(starts.chunk(NUM_ORDERS))
+    ]
+    return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
 
 
 def tune(
-    rule: GradientRule,
+    trial: Trial,
     rates: Tensor,
     starts: Tensor,
     steps: Sequence[int],
@@ -148,34 +152,31 @@ def tune(
     generator: Callable[[int], torch.Generator],
 ) -> Tensor:
     """Index of the rate (L,) with the best mean validation metric over starts (B, P), per number of steps: (S,)."""
-    values = follow_rates(rule, rates, starts, steps, "validation", generator)[metric.name].mean(dim=1)  # (L, S)
+    values = follow_rates(trial, rates, starts, steps, "validation", generator)[metric.name].mean(dim=1)  # (L, S)
     worst = torch.inf if metric.minimize else -torch.inf
     return metric.argbest(values.nan_to_num(worst, worst, worst).T)
 
 
-def run_rival(rival: Rival, rule: GradientRule, subject: Subject, starts: Tensor, steps: Sequence[int]) -> Course:
+def run_rival(name: str, trial: Trial, subject: Subject, starts: Tensor, steps: Sequence[int]) -> Course:
     """Tune on networks of its own, then run on the starts (B, P), raw."""
-    key, rates, task = f"optimizers/{rule.name}", rival.rates, rule.task
+    assert trial.rule.tuned_between is not None
+    key, rates, task = f"optimizers/{name}", rate_grid(*trial.rule.tuned_between), trial.task
     others = task.init(TUNING_NETWORKS, subject.generator("optimizers/tuning networks"))
     tuning, testing = (lambda k, part=part: subject.generator(f"{key}/{part}/{k}") for part in ("tuning", "test"))
-    best = tune(rule, rates, others, steps, subject.metric, tuning)
+    best = tune(trial, rates, others, steps, subject.metric, tuning)
     chosen, place = best.unique(return_inverse=True)
     # every chosen rate goes all the way; what counts after S steps is the rate chosen for S steps
-    measured = follow_rates(rule, rates[chosen], starts, steps, "test", testing)
+    measured = follow_rates(trial, rates[chosen], starts, steps, "test", testing)
     test = {name: values[place, :, torch.arange(len(steps))].T for name, values in measured.items()}
-    single = replace(rule, learning_rate=rates[best[-1]].item())
-    seconds = seconds_per_update(single, starts, TIMED_STEPS, subject.generator(f"{key}/time"))
+    single = replace(trial.rule, learning_rate=rates[best[-1]].item())
+    path = follow(single, task, starts, subject.generator(f"{key}/time"), batch_size=trial.batch_size)
     at_edge = bool(((best == 0) | (best == len(rates) - 1)).any())
-    return Course(rates[best], test, at_edge, seconds)
+    return Course(rates[best], test, at_edge, seconds_per_step(path, len(starts), TIMED_STEPS))
 
 
-def seconds_per_update(rule: UpdateRule, starts: Tensor, num: int, generator: torch.Generator) -> float:
-    """Median time of an update of all networks (B, P) at once; the first one, which is slower, does not count."""
-    updates = rule.updates(starts, generator)
-    next(updates)
-    moments = [time.perf_counter()]
-    for _ in islice(updates, num):
-        moments.append(time.perf_counter())
+def seconds_per_step(path: Iterator[tuple[Tensor, Cost]], num_networks: int, num: int) -> float:
+    """Median time of a step of all networks at once; the first one, which is slower, does not count."""
+    moments = [num_networks * cost.seconds for _, cost in islice(path, num + 1)]
     return statistics.median(after - before for before, after in pairwise(moments))
 
 
@@ -191,9 +192,9 @@ def measure_optimizers(subject: Subject) -> Section | None:
     generator = subject.generator("optimizers")
     starts = task.init(min(subject.num_networks, NUM_NETWORKS), generator)
     prompt = subject.best_prompt
-    rule = PromptRule(subject.pipeline, prompt, subject.num_inference_steps)
-    updated = next(rule.updates(starts, generator))
-    seconds = seconds_per_update(rule, starts, TIMED_UPDATES, generator)
+    g_pt = PromptRule(subject.pipeline, prompt, subject.num_inference_steps)
+    updated, cost = next(follow(g_pt, task, starts, generator))
+    seconds = seconds_per_step(follow(g_pt, task, starts, generator), len(starts), TIMED_UPDATES)
     one_update = {name: values.cpu() for name, values in task.evaluate(updated, "test").items()}
     before = {name: values.cpu() for name, values in task.evaluate(starts, "test").items()}
 
@@ -201,14 +202,10 @@ def measure_optimizers(subject: Subject) -> Section | None:
     source = subject.pipeline.facts.dataset.source
     batch_size = int(source.get("batch_size", 64))
     courses: dict[str, Course] = {}
-    for name, rival in RIVALS.items():
+    for name, rule in rivals().items():
         subject.progress(f"{subject.optimizer_steps} steps of {name}")
-        gradient_rule = GradientRule(
-            task, name, rival.optimizer, 0.0, rival.momentum, rival.weight_decay, batch_size=batch_size
-        )
-        courses[name] = run_rival(rival, gradient_rule, subject, starts, steps)
-    num_sampling = subject.num_inference_steps or subject.pipeline.config.num_inference_steps
-    update = OneUpdate(prompt, one_update, before, seconds, num_sampling)
+        courses[name] = run_rival(name, Trial(rule, task, batch_size), subject, starts, steps)
+    update = OneUpdate(prompt, one_update, before, seconds, cost)
     return make_section(subject, update, courses, steps, batch_size)
 
 
@@ -224,7 +221,7 @@ def make_section(
         f"each number of steps on its own, {RATES_PER_DECADE} per decade; mini-batches of {batch_size} in {NUM_ORDERS} "
         f"orders. A number of "
         f"steps is the first of {len(steps)} measured ones, {STEPS_PER_DECADE} per decade.",
-        f"One update takes {update.sampling_steps} forward passes of the model for each network, one measurement on "
+        f"One update takes {update.cost.model_passes} forward passes of the model for each network, one measurement on "
         f"the validation split and no gradient: {update.seconds:.2f} s for all {num} networks.",
     ]
     edges = [name for name, course in courses.items() if course.at_edge]
@@ -241,8 +238,8 @@ def make_section(
             "one_update": {
                 "prompt": update.prompt,
                 "seconds_for_all_networks": update.seconds,
-                "gradients": 0,
-                "forward_passes_of_the_model": update.sampling_steps,
+                "gradients": update.cost.gradients,
+                "forward_passes_of_the_model": update.cost.model_passes,
                 **{f"test_{name}": summary(values) for name, values in update.test.items()},
             },
             "optimizers": {name: course_facts(c, reached[name], metric.name) for name, c in courses.items()},

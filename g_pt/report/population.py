@@ -19,7 +19,8 @@ from g_pt.networks.metrics import Metric
 from g_pt.report.optimizers import measured_steps
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import PopulationTask
-from g_pt.update_rules.base import PromptRule
+from g_pt.update_rules.problem import follow
+from g_pt.update_rules.prompted import PromptRule
 from rl_tasks.ppo_config import PPOConfig
 
 NUM_NETWORKS, TUNING_NETWORKS = 32, 16
@@ -41,7 +42,8 @@ def measure_population(subject: Subject) -> Section | None:
     prompt = subject.best_prompt
     starts = task.init(num, generator).float()
     rule = PromptRule(subject.pipeline, prompt, subject.num_inference_steps)
-    one_update = task.evaluate(next(rule.updates(starts, generator)), "test")[metric.name].cpu()
+    updated, _ = next(follow(rule, task, starts, generator))
+    one_update = task.evaluate(updated, "test")[metric.name].cpu()
 
     steps = measured_steps(most_iterations(subject))
     curves, rates = tuned_courses(subject, task, num, steps, generator)

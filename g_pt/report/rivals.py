@@ -9,11 +9,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from g_pt.report.optimizers import RIVALS, run_rival
+from g_pt.report.optimizers import Trial, rivals, run_rival
 from g_pt.report.population import tuned_courses
 from g_pt.report.section import Subject
 from g_pt.tasks.base import PopulationTask, TrainableTask
-from g_pt.update_rules.base import GradientRule
 
 
 def rival_courses(subject: Subject, starts: Tensor, names: Sequence[str], steps: list[int]) -> dict[str, Tensor]:
@@ -30,23 +29,15 @@ def rival_courses(subject: Subject, starts: Tensor, names: Sequence[str], steps:
         return {"PPO": tuned_courses(subject, task, len(starts), steps, generator)[0]}
     if not isinstance(task, TrainableTask):
         raise ValueError(f"task {task.name!r} has no training losses, so no optimizer can be compared with")
-    known = {name.lower(): name for name in RIVALS}
+    rules = rivals()
+    known = {name.lower(): name for name in rules}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
-        raise ValueError(f"there is no optimizer {unknown[0]!r} here; there are {list(RIVALS)}")
+        raise ValueError(f"there is no optimizer {unknown[0]!r} here; there are {list(rules)}")
     source = subject.pipeline.facts.dataset.source
     courses = {}
     for name in (known[name.lower()] for name in names):
         subject.progress(f"{steps[-1]} steps of {name}")
-        rival = RIVALS[name]
-        rule = GradientRule(
-            task,
-            name,
-            rival.optimizer,
-            0.0,
-            rival.momentum,
-            rival.weight_decay,
-            batch_size=int(source.get("batch_size", 64)),
-        )
-        courses[name] = run_rival(rival, rule, subject, starts, steps).test[subject.metric.name]
+        trial = Trial(rules[name], task, int(source.get("batch_size", 64)))
+        courses[name] = run_rival(name, trial, subject, starts, steps).test[subject.metric.name]
     return courses

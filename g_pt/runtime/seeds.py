@@ -21,3 +21,14 @@ def seeded_global_generator(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+@contextmanager
+def global_generator_as(generator: torch.Generator) -> Iterator[None]:
+    """Let PyTorch's global generator on the CPU continue another one, which moves along; afterwards it is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(generator.get_state())
+        try:
+            yield
+        finally:
+            generator.set_state(torch.get_rng_state())

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from g_pt.networks.parameters import ParameterLayout
+from g_pt.runtime.seeds import seeded_global_generator
 from g_pt.tasks.base import SPLITS, Split, Task, TrainableTask
 from g_pt.tasks.classification import ClassificationTask
 from g_pt.tasks.registry import get_task, task_names
@@ -24,6 +27,8 @@ from g_pt.testing.supervised_checks import (
     check_splits,
     check_training_of_module,
 )
+from g_pt.update_rules.gradient import GradientRule
+from g_pt.update_rules.problem import follow
 
 TRAINING_STEPS, STEP_SIZE = 30, 0.02
 MOST_EVALUATED = 5_000  # a larger training split is not evaluated
@@ -165,8 +170,10 @@ def check_training(task: TrainableTask) -> None:
             if grad is None:
                 raise AssertionError(f"{name!r} has no part in the training loss: leave it out of trained_names")
             require(bool((grad[[0, 2]] == 0).all()), f"the loss of one network must not depend on {name!r} of another")
-        start = task.init(NUM_NETWORKS, torch.Generator().manual_seed(0))
-        end, first, last = train(task, start, examples)
+    start = task.init(NUM_NETWORKS, torch.Generator().manual_seed(0))
+    rule, generator = GradientRule(FixedLength(), STEP_SIZE, schedule="linear"), torch.Generator().manual_seed(0)
+    end, _ = next(follow(rule, task, start, generator, batch_size=len(examples), steps=[TRAINING_STEPS]))
+    first, last = (seeded_loss(task, params, examples) for params in (start, end))
     require(
         last < first,
         f"{TRAINING_STEPS} gradient steps must lower the training loss, got {first:.4g} to {last:.4g}",
@@ -179,20 +186,29 @@ def check_training(task: TrainableTask) -> None:
         require(better, f"training changes {name} by {change:+.4g} on average, but minimize is {metric.minimize}")
 
 
-def train(task: TrainableTask, params: Tensor, examples: Tensor) -> tuple[Tensor, float, float]:
-    """Gradient steps on the same examples: networks (B, P), and the mean training loss before and after.
-
-    Steps have a fixed length in each tensor, which falls to 0: no step size suits the gradients of every task.
-    """
+@torch.no_grad()
+def seeded_loss(task: TrainableTask, params: Tensor, examples: Tensor) -> float:
+    """Mean training loss of networks (B, P) on some examples."""
     tensors = {n: t.clone() for n, t in task.layout.unflatten(params).items()}
-    trained = [tensors[n].requires_grad_() for n in task.trained_names]
-    losses = []
-    for step in range(TRAINING_STEPS + 1):
-        losses.append(task.training_losses(tensors, examples).mean())
-        size = STEP_SIZE * (1 - step / TRAINING_STEPS)  # 0 at the last
-        for tensor, grad in zip(trained, torch.autograd.grad(losses[-1], trained), strict=True):
-            tensor.data -= size * grad / grad.square().mean().sqrt().clamp(min=1e-12)
-    return task.layout.flatten(tensors).detach(), losses[0].item(), losses[-1].item()
+    with seeded_global_generator(0):
+        return task.training_losses(tensors, examples).mean().item()
+
+
+@dataclass(frozen=True)
+class FixedLength:
+    """Steps of a fixed length in each tensor of each network: no other step size suits the gradients of every task."""
+
+    def init(self, params: dict[str, Tensor]) -> None:
+        """See `Optimizer`; there is no state."""
+
+    def update(
+        self, params: dict[str, Tensor], grads: dict[str, Tensor], losses: Tensor, state: None, rate: Any
+    ) -> tuple[dict[str, Tensor], None]:
+        """See `Optimizer`."""
+        for name, param in params.items():
+            length = grads[name].flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-12)
+            param -= rate * grads[name] / length.view(-1, *(1,) * (param.dim() - 1))
+        return params, None
 
 
 def check_permutations(task: Task) -> None:

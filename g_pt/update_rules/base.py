@@ -1,108 +1,158 @@
-"""Ways to change networks step by step: a G.pt and the optimizers it is compared with, behind one interface.
+"""One protocol for everything that changes networks step by step: what a step may ask, and what it costs.
+
+Importing this file imports no torch, so that settings of rules are known to `--help`.
 
 B = networks, P = parameters per network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.runtime.seeds import seeded_global_generator
-from g_pt.tasks.base import TrainableTask
-from g_pt.update_rules.first_order import make_optimizer, writable
-from g_pt.update_rules.mini_batches import mini_batches
+    from g_pt.tasks.base import Task
+
+    Tensors = dict[str, Tensor]  # {name: (B, *shape)}, raw
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of steps, for each network; costs are added up.
+
+    Attributes:
+        gradients: of a training loss, each on one mini-batch.
+        losses: training losses without a gradient, each on one mini-batch.
+        metrics: measurements of all metrics on the validation split.
+        model_passes: forward passes of a model that predicts parameters.
+        seconds: wall-clock time, divided by B.
+        state_bytes: memory that the rule keeps between steps, divided by B; of a sum, the larger of the two.
+    """
+
+    gradients: int = 0
+    losses: int = 0
+    metrics: int = 0
+    model_passes: int = 0
+    seconds: float = 0.0
+    state_bytes: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.gradients + other.gradients,
+            self.losses + other.losses,
+            self.metrics + other.metrics,
+            self.model_passes + other.model_passes,
+            self.seconds + other.seconds,
+            max(self.state_bytes, other.state_bytes),
+        )
+
+
+class Problem(Protocol):
+    """All that a step may ask of the task; whatever is asked is counted.
+
+    Networks are given as `{name: (B, *shape)}`, raw, and stay as they are, but for the buffers that
+    `TrainableTask.training_losses` updates in place when gradients are asked for.
+    """
+
+    task: Task
+    step: int
+    """Steps taken before this one."""
+    num_steps: int | None
+    """Steps of the whole run, at whose end schedules end; None where nobody said."""
+    generator: torch.Generator
+    """Of everything random in a step."""
+    cost: Cost
+    """Of all steps so far; a rule adds what the problem cannot see: `problem.cost += Cost(model_passes=20)`."""
+
+    def gradients(self, params: Tensors) -> tuple[Tensor, Tensors]:
+        """Training losses (B,) on the step's mini-batch, and their gradients for `TrainableTask.trained_names`.
+
+        The gradients belong to the caller, who may write into them. Asked again in a step, the mini-batch is the same.
+        """
+        ...
+
+    def losses(self, params: Tensors, num_batches: int = 1) -> Tensor:
+        """Mean training losses (B,) on other mini-batches than those of the steps, drawn anew at every call."""
+        ...
+
+    def metric(self, params: Tensors, name: str) -> Tensor:
+        """A metric (B,), raw, on the validation split."""
+        ...
+
+    def layer_inputs(self, params: Tensors) -> Tensors:
+        """Mean of a a^T over the step's mini-batch for the inputs a of every linear layer: `{layer: (B, n, n)}`."""
+        ...
 
 
 @runtime_checkable
-class UpdateRule(Protocol):
-    """Changes networks that it is given, one step after the other."""
+class UpdateRule(Protocol[State]):
+    """Changes networks, one step after the other. All that a step leaves to the next is in (params, state).
+
+    `step` may write into the networks and the state that it is given, and may return the same tensors: whoever still
+    needs the earlier ones copies them first, as `follow` does. Networks never meet: what becomes of one does not
+    depend on the others beside it. A network with NaN or infinity is passed on as it is, or trained on.
+    """
 
     @property
     def name(self) -> str:
         """In tables and figures."""
         ...
 
-    @property
-    def gradients_per_step(self) -> int:
-        """Gradients of a training loss that a step takes, per network."""
+    def init(self, params: Tensors, task: Task) -> State:
+        """State before the first step; `params` stay as they are.
+
+        Raises:
+            ValueError: the rule cannot change networks of this task.
+        """
         ...
 
-    def updates(self, starting_params: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """The networks after each step, without end: starts (B, P), raw, stay as they are; every item is a new (B, P).
+    def step(self, params: Tensors, state: State, problem: Problem) -> tuple[Tensors, State]:
+        """One step: the networks after it, every tensor of the layout, and the state after it."""
+        ...
 
-        The same starts and the same state of the generator give the same updates.
+
+@runtime_checkable
+class DrawnRule(Protocol):
+    """An update rule of whose settings each network may draw its own, such as a learning rate from a range."""
+
+    def draw(self, num_networks: int, generator: torch.Generator) -> tuple[UpdateRule[Any], list[dict[str, Any]]]:
+        """The rule with every setting drawn, and what is to be recorded about each of the B networks, as JSON.
+
+        Nothing is drawn where nothing is left to draw.
         """
         ...
 
 
-@dataclass(frozen=True)
-class PromptRule:
-    """A G.pt: a step is one sampled update, whose result is the next start.
+@runtime_checkable
+class Optimizer(Protocol[State]):
+    """Turns gradients into a step: whole trees of trained tensors, without knowing the task.
 
-    Attributes:
-        pipeline: of the model.
-        prompt: raw, the same at every step.
-        num_inference_steps: sampling steps; the pipeline's default where None.
+    `update` may write into `params`, `grads` and `state`, and may return the same tensors, so that training copies
+    nothing; what it is given needs no gradient of its own. Every operation acts on each network by itself.
     """
 
-    pipeline: ParameterUpdatePipeline
-    prompt: float
-    num_inference_steps: int | None = None
-    name: str = "G.pt"
-    gradients_per_step: int = 0
+    def init(self, params: Tensors) -> State:
+        """State before the first step; `params` stay as they are."""
+        ...
 
-    def updates(self, starting_params: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """See `UpdateRule`."""
-        params = starting_params
-        while True:
-            params = self.pipeline(
-                params, self.prompt, num_inference_steps=self.num_inference_steps, generator=generator
-            ).params
-            yield params
+    def update(
+        self, params: Tensors, grads: Tensors, losses: Tensor, state: State, rate: float | Tensor
+    ) -> tuple[Tensors, State]:
+        """One step.
 
+        Args:
+            params: `{name: (B, *shape)}`, the trained tensors.
+            grads: of the same names and shapes, contiguous.
+            losses: (B,) training losses that the gradients belong to.
+            state: of the step before.
+            rate: learning rate of all networks, or (B,), one for each.
 
-@dataclass(frozen=True)
-class GradientRule:
-    """An optimizer of `first_order` on mini-batches that all networks share, at a constant learning rate.
-
-    Attributes:
-        task: what the networks are and learn.
-        name: of the rule.
-        optimizer: a name of `OPTIMIZERS`.
-        learning_rate: for all networks, or one for each (B,).
-        momentum: where the optimizer has one.
-        weight_decay: as the optimizer means it.
-        batch_size: examples per step.
-    """
-
-    task: TrainableTask
-    name: str
-    optimizer: str
-    learning_rate: float | Tensor
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    batch_size: int = 64
-    gradients_per_step: int = 1
-
-    def updates(self, starting_params: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """See `UpdateRule`; NaN and infinity of a diverging network are passed on."""
-        task = self.task
-        tensors = {name: t.clone() for name, t in task.layout.unflatten(starting_params.detach()).items()}
-        trained = [tensors[name].requires_grad_() for name in task.trained_names]  # the others are buffers
-        optimizers = [
-            make_optimizer(self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay) for _ in trained
-        ]
-        for examples in mini_batches(task.num_examples, min(self.batch_size, task.num_examples), generator):
-            seed = int(torch.randint(2**63 - 1, (), generator=generator))
-            with torch.enable_grad(), seeded_global_generator(seed):  # dropout draws from it
-                losses = task.training_losses(tensors, examples, generator)
-                grads = torch.autograd.grad(losses.sum(), trained, allow_unused=True)  # no parameter is shared
-            for optimizer, tensor, grad in zip(optimizers, trained, writable(grads, task), strict=True):
-                optimizer.step(tensor, grad, self.learning_rate)
-            yield task.layout.flatten({name: tensor.detach() for name, tensor in tensors.items()})
+        Returns:
+            `params` and `state` after the step.
+        """
+        ...

@@ -1,150 +1,202 @@
-"""Optimizers for B networks at once: every operation acts on stacked tensors (B, ...), entry by entry.
+"""First-order optimizers of B networks at once, as PyTorch's optimizers of the same name train each alone.
 
-Each follows PyTorch's optimizer of the same name, so that B stacked runs equal B runs one by one. Every `step` takes
-one learning rate for all networks, a float, or one per network, a tensor (B,).
+Settings are those of PyTorch, with its defaults. Every `update` writes in place: see `Optimizer`. Importing this file
+imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from g_pt.tasks.base import TrainableTask
-
-
-@dataclass
-class StackedSGD:
-    """`torch.optim.SGD` with (Nesterov) momentum and coupled weight decay."""
-
-    momentum: float
-    weight_decay: float
-    nesterov: bool = True
-    buffer: Tensor | None = field(default=None, init=False)
-
-    @torch.no_grad()
-    def step(self, params: Tensor, grads: Tensor, learning_rate: float | Tensor) -> None:
-        """Update `params` (B, ...) in place; `grads` (B, ...) is used up."""
-        rate = per_network(learning_rate, params)
-        grads.add_(params, alpha=self.weight_decay)
-        if self.buffer is None:
-            self.buffer = grads.clone()
-        else:
-            self.buffer.mul_(self.momentum).add_(grads)
-        descend(params, grads.add_(self.buffer, alpha=self.momentum) if self.nesterov else self.buffer, rate)
+    from g_pt.update_rules.base import Tensors
 
 
-@dataclass
-class StackedAdam:
-    """`torch.optim.Adam`, or `AdamW` with `decoupled` weight decay; betas 0.9 and 0.999, eps 1e-8."""
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent."""
 
-    weight_decay: float
-    decoupled: bool = False
-    num_steps: int = field(default=0, init=False)
-    mean: Tensor | None = field(default=None, init=False)
-    square: Tensor | None = field(default=None, init=False)
+    momentum: float = 0.0
+    """Share of the last direction that is kept."""
+    weight_decay: float = 0.0
+    """Added to the gradient, times the parameters."""
+    nesterov: ClassVar[bool] = False
 
-    @torch.no_grad()
-    def step(self, params: Tensor, grads: Tensor, learning_rate: float | Tensor) -> None:
-        """Update `params` (B, ...) in place; `grads` (B, ...) is used up."""
-        rate, b1, b2, eps = per_network(learning_rate, params), 0.9, 0.999, 1e-8
-        if self.mean is None or self.square is None:
-            self.mean, self.square = torch.zeros_like(params), torch.zeros_like(params)
-        if self.decoupled:
-            params.mul_(1 - rate * self.weight_decay)
-        else:
-            grads.add_(params, alpha=self.weight_decay)
-        self.num_steps += 1
-        self.mean.lerp_(grads, 1 - b1)
-        self.square.mul_(b2).addcmul_(grads, grads, value=1 - b2)
-        denominator = (self.square / (1 - b2**self.num_steps)).sqrt_().add_(eps)
-        descend_ratio(params, self.mean, denominator, rate / (1 - b1**self.num_steps))
+    def __post_init__(self) -> None:
+        not_negative(self, "momentum", "weight_decay")
 
+    def init(self, params: Tensors) -> Tensors:
+        """Momentum buffers; none without momentum."""
+        return zeros_like(params) if self.momentum else {}
 
-@dataclass
-class StackedRMSprop:
-    """`torch.optim.RMSprop` with momentum and coupled weight decay; alpha 0.99, eps 1e-8, not centered."""
-
-    momentum: float
-    weight_decay: float
-    square: Tensor | None = field(default=None, init=False)
-    buffer: Tensor | None = field(default=None, init=False)
-
-    @torch.no_grad()
-    def step(self, params: Tensor, grads: Tensor, learning_rate: float | Tensor) -> None:
-        """Update `params` (B, ...) in place; `grads` (B, ...) is used up."""
-        rate, alpha, eps = per_network(learning_rate, params), 0.99, 1e-8
-        if self.square is None or self.buffer is None:
-            self.square, self.buffer = torch.zeros_like(params), torch.zeros_like(params)
-        grads.add_(params, alpha=self.weight_decay)
-        self.square.mul_(alpha).addcmul_(grads, grads, value=1 - alpha)
-        denominator = self.square.sqrt().add_(eps)
-        if self.momentum > 0:
-            descend(params, self.buffer.mul_(self.momentum).addcdiv_(grads, denominator), rate)
-        else:
-            descend_ratio(params, grads, denominator, rate)
+    def update(
+        self, params: Tensors, grads: Tensors, losses: Tensor, state: Tensors, rate: float | Tensor
+    ) -> tuple[Tensors, Tensors]:
+        """See `Optimizer`."""
+        for name, param in params.items():
+            direction = with_decay(grads[name], param, self.weight_decay)
+            if self.momentum:
+                buffer = state[name].mul_(self.momentum).add_(direction)
+                direction = direction.add_(buffer, alpha=self.momentum) if self.nesterov else buffer
+            descend(param, direction, per_network(rate, param))
+        return params, state
 
 
-def descend(params: Tensor, direction: Tensor, learning_rate: float | Tensor) -> None:
-    """Subtract `learning_rate` times `direction` (B, ...) from `params` (B, ...) in place; see `per_network`."""
-    if isinstance(learning_rate, Tensor):
-        params.addcmul_(direction, learning_rate, value=-1)
+@dataclass(frozen=True)
+class Momentum(SGD):
+    """Gradient descent with momentum, the heavy ball of Polyak 1964."""
+
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class Nesterov(Momentum):
+    """Gradient descent with Nesterov's momentum, as Sutskever et al. 2013 write it."""
+
+    nesterov: ClassVar[bool] = True
+
+
+class AdamState(NamedTuple):
+    """Number of steps taken, and running means of gradients and of their squares."""
+
+    num_steps: int
+    mean: Tensors
+    square: Tensors
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba 2015)."""
+
+    weight_decay: float = 0.0
+    """Added to the gradient, times the parameters."""
+    beta1: float = 0.9
+    """Decay of the mean of gradients."""
+    beta2: float = 0.999
+    """Decay of the mean of their squares."""
+    eps: float = 1e-8
+    """Added to the root of the mean of squares."""
+    decoupled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        not_negative(self, "weight_decay", "beta1", "beta2", "eps")
+
+    def init(self, params: Tensors) -> AdamState:
+        """Means of nothing, so far."""
+        return AdamState(0, zeros_like(params), zeros_like(params))
+
+    def update(
+        self, params: Tensors, grads: Tensors, losses: Tensor, state: AdamState, rate: float | Tensor
+    ) -> tuple[Tensors, AdamState]:
+        """See `Optimizer`."""
+        b1, b2, num_steps = self.beta1, self.beta2, state.num_steps + 1
+        for name, param in params.items():
+            own_rate, grad = per_network(rate, param), grads[name]
+            if not self.decoupled:
+                with_decay(grad, param, self.weight_decay)
+            elif self.weight_decay:
+                param.mul_(1 - own_rate * self.weight_decay)
+            mean = state.mean[name].lerp_(grad, 1 - b1)
+            square = state.square[name].mul_(b2).addcmul_(grad, grad, value=1 - b2)
+            denominator = (square / (1 - b2**num_steps)).sqrt_().add_(self.eps)
+            self.move(param, mean, denominator, own_rate / (1 - b1**num_steps))
+        return params, state._replace(num_steps=num_steps)
+
+    def move(self, param: Tensor, mean: Tensor, denominator: Tensor, rate: float | Tensor) -> None:
+        """Subtract `rate` times `mean` / `denominator` in place; `denominator` is used up."""
+        descend_ratio(param, mean, denominator, rate)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    weight_decay: float = 0.01
+    """Subtracted from the parameters, times the learning rate and the parameters."""
+    decoupled: ClassVar[bool] = True
+
+
+class RMSpropState(NamedTuple):
+    """Running means of squared gradients, and momentum buffers; none without momentum."""
+
+    square: Tensors
+    buffer: Tensors
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """RMSprop (Hinton 2012), not centred."""
+
+    momentum: float = 0.0
+    """Share of the last direction that is kept."""
+    weight_decay: float = 0.0
+    """Added to the gradient, times the parameters."""
+    alpha: float = 0.99
+    """Decay of the mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the root of the mean of squares."""
+
+    def __post_init__(self) -> None:
+        not_negative(self, "momentum", "weight_decay", "alpha", "eps")
+
+    def init(self, params: Tensors) -> RMSpropState:
+        """Means of nothing, so far."""
+        return RMSpropState(zeros_like(params), zeros_like(params) if self.momentum else {})
+
+    def update(
+        self, params: Tensors, grads: Tensors, losses: Tensor, state: RMSpropState, rate: float | Tensor
+    ) -> tuple[Tensors, RMSpropState]:
+        """See `Optimizer`."""
+        for name, param in params.items():
+            own_rate, grad = per_network(rate, param), with_decay(grads[name], param, self.weight_decay)
+            square = state.square[name].mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
+            denominator = square.sqrt().add_(self.eps)
+            if self.momentum:
+                descend(param, state.buffer[name].mul_(self.momentum).addcdiv_(grad, denominator), own_rate)
+            else:
+                descend_ratio(param, grad, denominator, own_rate)
+        return params, state
+
+
+def not_negative(settings: object, *names: str) -> None:
+    """Refuse settings below 0, and NaN, by name."""
+    for name in names:
+        if not getattr(settings, name) >= 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(settings, name)}")
+
+
+def zeros_like(params: Tensors) -> Tensors:
+    """Zeros of the same shapes, dtypes and devices."""
+    return {name: param.new_zeros(param.shape) for name, param in params.items()}
+
+
+def with_decay(grad: Tensor, param: Tensor, weight_decay: float) -> Tensor:
+    """Add weight decay to a gradient in place."""
+    return grad.add_(param, alpha=weight_decay) if weight_decay else grad
+
+
+def descend(param: Tensor, direction: Tensor, rate: float | Tensor) -> None:
+    """Subtract `rate` times `direction` (B, ...) from `param` (B, ...) in place; see `per_network`."""
+    if isinstance(rate, int | float):
+        param.sub_(direction, alpha=rate)
     else:
-        params.sub_(direction, alpha=learning_rate)
+        param.addcmul_(direction, rate, value=-1)
 
 
-def descend_ratio(params: Tensor, numerator: Tensor, denominator: Tensor, learning_rate: float | Tensor) -> None:
-    """Subtract `learning_rate` times `numerator` / `denominator`, both (B, ...), from `params` (B, ...) in place.
+def descend_ratio(param: Tensor, numerator: Tensor, denominator: Tensor, rate: float | Tensor) -> None:
+    """Subtract `rate` times `numerator` / `denominator`, both (B, ...), from `param` (B, ...) in place.
 
     `denominator` is used up.
     """
-    if isinstance(learning_rate, Tensor):
-        params.addcdiv_(numerator, denominator.div_(learning_rate), value=-1)
+    if isinstance(rate, int | float):
+        param.addcdiv_(numerator, denominator, value=-rate)
     else:
-        params.addcdiv_(numerator, denominator, value=-learning_rate)
+        param.addcdiv_(numerator, denominator.div_(rate), value=-1)
 
 
-def per_network(learning_rate: float | Tensor, params: Tensor) -> float | Tensor:
-    """Shape rates (B,) so that they broadcast over `params` (B, ...); a float stays what it is."""
-    return learning_rate.view(-1, *(1,) * (params.dim() - 1)) if isinstance(learning_rate, Tensor) else learning_rate
-
-
-StackedOptimizer = StackedSGD | StackedAdam | StackedRMSprop
-
-# name -> constructor from (momentum, weight decay)
-OPTIMIZERS: dict[str, Callable[[float, float], StackedOptimizer]] = {
-    "nesterov": lambda momentum, weight_decay: StackedSGD(momentum, weight_decay, nesterov=True),
-    "sgd": lambda momentum, weight_decay: StackedSGD(momentum, weight_decay, nesterov=False),
-    "adam": lambda momentum, weight_decay: StackedAdam(weight_decay),
-    "adamw": lambda momentum, weight_decay: StackedAdam(weight_decay, decoupled=True),
-    "rmsprop": StackedRMSprop,
-}
-
-
-def make_optimizer(name: str, *, momentum: float, weight_decay: float) -> StackedOptimizer:
-    """Make an optimizer by name; the error lists what exists."""
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {name!r}")
-    return OPTIMIZERS[name](momentum, weight_decay)
-
-
-def writable(grads: Sequence[Tensor | None], task: TrainableTask) -> list[Tensor]:
-    """Contiguous gradients of which no two are the same memory, as they can be of `a + b`: optimizers write into them.
-
-    Raises:
-        ValueError: a tensor has no gradient.
-    """
-    own: list[Tensor] = []
-    taken: set[int] = set()
-    for name, grad in zip(task.trained_names, grads, strict=True):
-        if grad is None:
-            raise ValueError(
-                f"{name!r} of task {task.name!r} has no part in the training loss: remove it from network(), or "
-                "keep it as it is by requires_grad=False"
-            )
-        grad = grad.contiguous()
-        own.append(grad.clone() if grad.data_ptr() in taken else grad)
-        taken.add(grad.data_ptr())
-    return own
+def per_network(rate: float | Tensor, param: Tensor) -> float | Tensor:
+    """Shape rates (B,) so that they broadcast over `param` (B, ...); a float stays as it is."""
+    return rate if isinstance(rate, int | float) else rate.view(-1, *(1,) * (param.dim() - 1))

@@ -13,12 +13,15 @@ from torch import nn
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.format import StoreError
-from checkpoints_dataset.harvest import harvest, learning_rates, rejection, train_networks
+from checkpoints_dataset.harvest import harvest, rejection, train_population
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.files import tensor as tensor_files
 from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_task
+from g_pt.tasks.base import TrainableTask, TrainedPopulation
 from g_pt.tasks.digits import Digits, load_digits_splits
+from g_pt.update_rules.gradient import AdamRule, NesterovRule
+from g_pt.update_rules.first_order import Adam
 from g_pt.update_rules.mini_batches import mini_batches
 
 SHARD = 12 * 15  # network-steps of a whole shard of SMALL
@@ -46,14 +49,12 @@ def train_alone(
     """Checkpoints, losses and errors of one network of a shard, trained with nn.Module and torch.optim."""
     task, splits = get_task(config.task), load_digits_splits()
     generator = keyed_generator(config.seed, shard)
-    if config.learning_rate_range is not None:
+    if config.rule.learning_rate_range is not None:
         torch.rand(config.runs_per_shard, generator=generator, dtype=torch.float64)  # as the rates were drawn
     module = task.network()
     module.load_state_dict(task.layout.unflatten(task.init(config.runs_per_shard, generator)[network]))
     batches = mini_batches(len(splits["train"]), config.batch_size, generator)
-    optimizer = torch.optim.SGD(
-        module.parameters(), learning_rate, config.momentum, weight_decay=config.weight_decay, nesterov=True
-    )
+    optimizer = torch.optim.SGD(module.parameters(), learning_rate, 0.9, weight_decay=5e-4, nesterov=True)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
     steps, kept = checkpoint_steps(config.num_steps, config.num_checkpoints, config.spacing), []
     for step in range(config.num_steps + 1):
@@ -74,7 +75,7 @@ def train_alone(
 @pytest.mark.parametrize("learning_rate_range", [None, (0.01, 0.3)])
 def test_a_harvest_equals_plain_pytorch_network_by_network(tmp_path, learning_rate_range):
     config = replace(SMALL, num_steps=25, num_checkpoints=8, dtype="float32")  # more steps than batches in an epoch
-    config = replace(config, learning_rate_range=learning_rate_range)
+    config = replace(config, rule=NesterovRule(learning_rate_range=learning_rate_range))
     harvest(config, tmp_path)
     store = CheckpointStore(tmp_path)
     for shard, network in [(0, 0), (1, 7), (1, 14)]:
@@ -91,31 +92,34 @@ def test_a_harvest_equals_plain_pytorch_network_by_network(tmp_path, learning_ra
 
 
 def test_rates_of_a_range_are_log_uniform_and_differ_from_run_to_run(tmp_path):
-    config = replace(SMALL, learning_rate_range=(0.001, 0.1))
-    rates = learning_rates(config, 4000, torch.Generator().manual_seed(0))
+    rule = NesterovRule(learning_rate_range=(0.001, 0.1))
+    drawn, records = rule.draw(4000, torch.Generator().manual_seed(0))
+    rates = [record["learning_rate"] for record in records]
+    assert drawn.learning_rate == tuple(rates)
     assert 0.001 <= min(rates) < max(rates) < 0.1
     quarters = torch.histc(torch.tensor(rates).log10(), 4, min=-3, max=-1)
     assert (quarters - 1000).abs().max() < 120  # over 4 standard deviations
-    harvest(config, tmp_path)
+    harvest(replace(SMALL, rule=rule), tmp_path)
     recorded = [record.metadata["learning_rate"] for record in CheckpointStore(tmp_path).runs]
     assert len(set(recorded)) == 40  # over all shards
-    assert learning_rates(replace(config, learning_rate_range=(0.3, 0.3)), 9, torch.Generator()) == [0.3] * 9
+    assert NesterovRule(learning_rate_range=(0.3, 0.3)).draw(9, torch.Generator())[0].learning_rate == 0.3
 
 
 def test_without_a_range_all_runs_record_the_rate_and_nothing_is_drawn():
     generator = torch.Generator().manual_seed(0)
-    assert learning_rates(SMALL, 3, generator) == [0.1] * 3
+    rule, records = SMALL.rule.draw(3, generator)
+    assert (rule, records) == (SMALL.rule, [{"learning_rate": 0.1}] * 3)
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(0).get_state())
     wanted = {"optimizer": "nesterov", "learning_rate": 0.1}
     assert all(record.metadata == wanted for record in CheckpointStore(finished_harvest()).runs)
 
 
 def test_a_harvest_with_a_range_is_exact_to_continue_and_another_range_is_refused(tmp_path):
-    config = replace(SMALL, learning_rate_range=(0.01, 0.3))
+    config = replace(SMALL, rule=NesterovRule(learning_rate_range=(0.01, 0.3)))
     harvest(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
         harvest(config, tmp_path / "parts", progress=interrupt_after(SHARD + 1))
-    with pytest.raises(StoreError, match=r"source.learning_rate_range = \[0.01, 0.3\], now it is None"):
+    with pytest.raises(StoreError, match=r"source.rule.learning_rate_range = \[0.01, 0.3\], now it is None"):
         harvest(SMALL, tmp_path / "parts")
     harvest(config, tmp_path / "parts")
     assert file_hashes(tmp_path / "parts") == file_hashes(tmp_path / "whole")
@@ -180,20 +184,23 @@ def test_an_interrupted_harvest_ends_with_the_bytes_of_an_uninterrupted_one(tmp_
 
 
 def test_finished_shards_are_not_trained_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("checkpoints_dataset.harvest.train_networks", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("checkpoints_dataset.harvest.train_population", lambda *_: pytest.fail("trained again"))
     assert harvest(SMALL, copied_harvest(tmp_path)) == {}
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"learning_rate": 0.2}, "source.learning_rate = 0.1, now it is 0.2"),
-        ({"learning_rate_range": (0.1, 0.2)}, r"source.learning_rate_range = None, now it is \[0.1, 0.2\]"),
+        ({"rule": NesterovRule(learning_rate=0.2)}, "source.rule.learning_rate = 0.1, now it is 0.2"),
+        (
+            {"rule": NesterovRule(learning_rate_range=(0.1, 0.2))},
+            r"source.rule.learning_rate_range = None, now it is \[0.1, 0.2\]",
+        ),
         ({"num_runs": 41}, "source.num_runs = 40, now it is 41"),
         ({"num_runs": 400}, "source.num_runs = 40, now it is 400"),
         ({"runs_per_shard": 20}, "source.runs_per_shard = 15, now it is 20"),
         ({"dtype": "float32"}, "dtype = 'float16', now it is 'float32'"),
-        ({"optimizer": "adam"}, "source.optimizer = 'nesterov', now it is 'adam'"),
+        ({"rule": AdamRule()}, "source.rule.name = 'nesterov', now it is 'adam'"),
     ],
 )
 def test_continuing_with_other_settings_is_refused_by_name(tmp_path, change, named):
@@ -204,7 +211,7 @@ def test_continuing_with_other_settings_is_refused_by_name(tmp_path, change, nam
     assert file_hashes(dataset) == before
 
 
-@pytest.mark.parametrize("change", [{"optimizer": "lion"}, {"batch_size": 1198}, {"task": "nothing"}])
+@pytest.mark.parametrize("change", [{"batch_size": 1198}, {"task": "nothing"}])
 def test_settings_that_cannot_be_harvested_leave_no_folder_behind(tmp_path, change):
     with pytest.raises(ValueError, match=str(*change.values())):
         harvest(replace(SMALL, **change), tmp_path / "new")
@@ -249,7 +256,7 @@ def test_exploded_runs_are_left_out_and_counted(tmp_path):
 
 
 def test_a_shard_of_which_nothing_is_left(tmp_path, monkeypatch):
-    harvest(replace(SMALL, learning_rate=1e3), tmp_path / "none")
+    harvest(replace(SMALL, rule=NesterovRule(learning_rate=1e3)), tmp_path / "none")
     store = CheckpointStore(tmp_path / "none")
     assert (len(store), store.runs, sorted(store.left_out)) == (0, [], list(range(40)))
     assert store.params(torch.tensor([]).numpy()).shape == (0, 1210)
@@ -292,13 +299,16 @@ def test_every_epoch_shows_every_example_at_most_once_in_a_new_order():
 
 def test_bf16_products_train_nearly_the_same_networks():
     exact, rough = (
-        train_networks(
-            get_task("digits"), replace(SMALL, mixed_precision=p), [0, SMALL.num_steps], [0.1] * 4, generator
-        )[1]
-        for p, generator in (("no", keyed_generator(1, 0)), ("bf16", keyed_generator(1, 0)))
+        trained(get_task("digits"), replace(SMALL, mixed_precision=precision), 4).metrics for precision in ("no", "bf16")
     )
     assert not torch.equal(rough["loss"], exact["loss"])
     torch.testing.assert_close(rough["loss"], exact["loss"], rtol=0.05, atol=0)
+
+
+def trained(task: TrainableTask, config: HarvestConfig, num_runs: int) -> TrainedPopulation:
+    """First and last checkpoint of some runs."""
+    generators = keyed_generator(0), keyed_generator(1)
+    return train_population(task, config, [0, config.num_steps], num_runs, *generators)
 
 
 class Sum(nn.Module):
@@ -325,8 +335,8 @@ class SumTask(Digits):
 
 
 def test_gradients_that_are_one_and_the_same_memory_are_not_written_into_twice():
-    task, config = SumTask(), replace(SMALL, optimizer="adam", weight_decay=0.5, learning_rate=0.01)
-    params, _ = train_networks(task, config, [0, config.num_steps], [0.01], keyed_generator(0))
+    task, config = SumTask(), replace(SMALL, rule=AdamRule(Adam(weight_decay=0.5), learning_rate=0.01))
+    params = trained(task, config, 1).params
     module, generator = Sum(), keyed_generator(0)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01, weight_decay=0.5)
     module.load_state_dict(task.layout.unflatten(task.init(1, generator)[0]))
@@ -347,4 +357,4 @@ def test_a_parameter_without_a_part_in_the_loss_is_named():
             return tensors["first.weight"] @ inputs.T
 
     with pytest.raises(ValueError, match=r"'second.weight' of task 'digits' has no part in the training loss"):
-        train_networks(Spare(), SMALL, [0, SMALL.num_steps], [0.1], keyed_generator(0))
+        trained(Spare(), SMALL, 1)

@@ -10,6 +10,9 @@ from itertools import pairwise
 import pytest
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
+from g_pt.files.config import merge
+from g_pt.update_rules.first_order import SGD, Adam, AdamW, RMSprop
+from g_pt.update_rules.gradient import AdamRule, AdamWRule, NesterovRule, RMSpropRule, SGDRule
 
 SPACINGS = ("mixed", "log", "linear")
 
@@ -65,12 +68,9 @@ def test_mixed_keeps_gaps_of_the_late_part_short():
 
 IMPOSSIBLE = [
     *((name, 0) for name in ("num_runs", "num_steps", "batch_size", "runs_per_shard")),
-    *((name, -1) for name in ("learning_rate", "momentum", "weight_decay", "seed", "max_abs_param")),
-    ("learning_rate", float("nan")),
+    *((name, -1) for name in ("seed", "max_abs_param")),
     ("num_checkpoints", 1),
     ("num_checkpoints", 402),
-    *(("learning_rate_range", pair) for pair in [(0.0, 0.1), (-0.1, 0.1), (0.3, 0.01), (0.1, float("inf"))]),
-    ("learning_rate_range", (float("nan"), 0.1)),
 ]
 
 
@@ -86,7 +86,56 @@ def test_num_shards_counts_an_incomplete_last_one():
 
 
 def test_recorded_settings_are_json_and_those_that_are_set():
-    assert "learning_rate_range" not in HarvestConfig().to_json()  # as before there was such a setting
-    recorded = HarvestConfig(learning_rate_range=(0.01, 0.3)).to_json()
-    assert recorded["learning_rate_range"] == [0.01, 0.3]
+    assert HarvestConfig().to_json()["rule"] == {
+        "name": "nesterov",
+        "optimizer": {"momentum": 0.9, "weight_decay": 5e-4},
+        "learning_rate": 0.1,
+        "schedule": "cosine",
+    }
+    recorded = HarvestConfig(rule=NesterovRule(learning_rate_range=(0.01, 0.3))).to_json()
+    assert recorded["rule"]["learning_rate_range"] == [0.01, 0.3]
     assert json.loads(json.dumps(recorded)) == recorded
+    assert merge(HarvestConfig(), recorded, "dataset.json").to_json() == recorded
+
+
+BEFORE_RULES = {"learning_rate": 0.1, "momentum": 0.9, "optimizer": "nesterov", "weight_decay": 0.0005}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "rule"),
+    [
+        (BEFORE_RULES, NesterovRule()),
+        ({"learning_rate": 0.5}, NesterovRule(learning_rate=0.5)),
+        ({"learning_rate_range": ["1e-2", 0.3]}, NesterovRule(learning_rate_range=(0.01, 0.3))),
+        ({"optimizer": "sgd"}, SGDRule(SGD(0.9, 5e-4), 0.1)),
+        (BEFORE_RULES | {"optimizer": "adam"}, AdamRule(Adam(5e-4), 0.1)),
+        ({"optimizer": "adamw", "weight_decay": 0.1, "learning_rate": "1e-3"}, AdamWRule(AdamW(0.1), 1e-3)),
+        ({"optimizer": "rmsprop", "momentum": 0}, RMSpropRule(RMSprop(0.0, 5e-4), 0.1)),
+    ],
+)
+def test_settings_from_before_there_were_rules_are_read(earlier, rule):
+    config = merge(HarvestConfig(), {"num_runs": 7, **earlier}, "file.yaml")
+    assert config == HarvestConfig(num_runs=7, rule=rule)
+    assert HarvestConfig.current_settings({"num_runs": 7, **earlier}) == {
+        "num_runs": 7,
+        "rule": config.to_json()["rule"],
+    }
+
+
+def test_settings_of_policies_have_no_rule():
+    source = {"task": "cartpole", "ppo": {"learning_rate_range": [0.1, 0.2]}}
+    assert HarvestConfig.current_settings(source) == source
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "lion"}, "there is no 'lion'.*adam.*nesterov"),
+        ({"rule": "adam", "learning_rate": 0.1}, r"\['learning_rate'\] are settings of the rule"),
+        ({"rule": {"name": "adam", "learning_rate": -1.0}}, "learning_rate must not be negative, got -1.0"),
+        ({"rule": {"name": "sgd", "beta1": 0.9}}, "no setting 'beta1'"),
+    ],
+)
+def test_wrong_rules_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        merge(HarvestConfig(), settings, "file.yaml")

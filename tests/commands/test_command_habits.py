@@ -46,7 +46,7 @@ TABLE = {
     "gpt-harvest": Habits(
         slip=(["--num-run", "3"], "--num-runs"),
         fails=["--task", "NAME"],
-        settings="task: NAME\nlearning_rate_range: [1e-3, 0.1]\n",
+        settings="task: NAME\nrule: {name: adam, learning_rate_range: [1e-3, 0.1]}\n",
         over=["--task", "NAME"],
         key=("num_rnus: 3", "num_runs"),
     ),

@@ -13,12 +13,12 @@ from g_pt.report.document import report_json, write_document
 from g_pt.report.inits import measure_inits
 from g_pt.report.landscape import measure_landscape, plane
 from g_pt.report.latent_walk import measure_latent_walk
-from g_pt.report.optimizers import RIVALS, Rival, follow_rates, measure_optimizers, measured_steps, tune
+from g_pt.report.optimizers import Trial, follow_rates, measure_optimizers, measured_steps, rate_grid, rivals, tune
 from g_pt.report.prompting import measure_prompting
 from g_pt.report.recursion import measure_recursion
 from g_pt.report.samples import measure_samples
 from g_pt.report.section import Section, Table
-from g_pt.update_rules.base import GradientRule
+from g_pt.update_rules.gradient import SGDRule
 
 
 def test_a_perfect_model_stays_perfect_through_ten_updates() -> None:
@@ -106,7 +106,7 @@ def test_optimizers_are_tuned_for_their_number_of_steps_and_counted() -> None:
     assert found["test_loss"][0]["mean"] == pytest.approx(0, abs=1e-6)
     assert found["steps_to_one_update"]["median"] == 1
     assert found["steps_to_one_update"]["share_that_reaches_it"] == 1
-    assert set(section.facts["optimizers"]) == {"SGD", "momentum", "Nesterov", "Adam", "AdamW", "RMSprop"}
+    assert set(section.facts["optimizers"]) == {"SGD", "Momentum", "Nesterov", "Adam", "AdamW", "RMSprop"}
     assert section.facts["one_update"]["test_loss"]["mean"] == pytest.approx(0.5, abs=1e-4)
     assert section.facts["one_update"]["forward_passes_of_the_model"] == 2
     json.dumps(section.facts, allow_nan=False)
@@ -124,14 +124,14 @@ def test_what_no_optimizer_reaches_is_said_so() -> None:
 def test_a_diverging_rate_is_never_chosen() -> None:
     rates = torch.tensor([0.1, 1.0, 1e30])
     starts = Bowl().init(4, torch.Generator().manual_seed(0))
-    rule = GradientRule(Bowl(), "SGD", "sgd", 0.0, batch_size=8)
+    rule = Trial(SGDRule(schedule="constant"), Bowl(), batch_size=8)
     orders = lambda order: torch.Generator().manual_seed(order)  # noqa: E731
     assert tune(rule, rates, starts, [1, 5], Bowl.metrics["loss"], orders).tolist() == [1, 1]
 
 
 def test_rates_and_starts_are_kept_apart_in_every_order_of_the_batches() -> None:
     starts, rates = Bowl().init(9, torch.Generator().manual_seed(0)), torch.tensor([0.0, 0.5])
-    rule = GradientRule(Bowl(), "SGD", "sgd", 0.0, batch_size=8)
+    rule = Trial(SGDRule(schedule="constant"), Bowl(), batch_size=8)
     seeds: list[int] = []
     orders = lambda order: (seeds.append(order), torch.Generator())[1]  # noqa: E731
     found = follow_rates(rule, rates, starts, [1, 2], "test", orders)["loss"]  # (2, 9, 2)
@@ -143,8 +143,8 @@ def test_rates_and_starts_are_kept_apart_in_every_order_of_the_batches() -> None
 
 
 def test_grids_and_numbers_of_steps() -> None:
-    assert Rival("sgd", 0.01, 10.0).rates.tolist()[::3] == pytest.approx([0.01, 0.1, 1, 10])
-    assert all(1.0 in [round(r, 6) for r in rival.rates.tolist()] for rival in RIVALS.values())
+    assert rate_grid(0.01, 10.0).tolist()[::3] == pytest.approx([0.01, 0.1, 1, 10])
+    assert all(1.0 in [round(r, 6) for r in rate_grid(*rule.tuned_between).tolist()] for rule in rivals().values())
     assert measured_steps(1) == [1]
     assert measured_steps(32) == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 26, 32]
     assert measured_steps(12)[-1] == 12

@@ -12,6 +12,7 @@ from checkpoints_dataset.format import StoreError
 from checkpoints_dataset.harvest import harvest
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.commands import harvest as command
+from g_pt.update_rules.gradient import AdamRule
 from g_pt.tasks import get_task
 
 
@@ -31,7 +32,7 @@ def test_the_store_says_how_the_policies_were_trained(finished):
     source = store.header.source
     assert source["ppo"]["n_steps"] == 8
     assert source["ppo"]["learning_rate_range"] == [5e-4, 5e-3]
-    assert not {"optimizer", "batch_size", "momentum"} & set(source)
+    assert not {"rule", "batch_size"} & set(source)
     assert store.header.metrics["return"].scale == 100
     assert len({record.metadata["learning_rate"] for record in store.runs}) == 22
     assert store.step.tolist() == [0, 1, 2, 3] * 22
@@ -68,8 +69,8 @@ def test_facts_put_the_best_return_first(finished):
 
 
 def test_settings_of_other_tasks_are_refused_and_leave_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="optimizer is no setting of policies, got 'adam'; theirs are in ppo"):
-        harvest(replace(POLICIES, optimizer="adam"), tmp_path / "new")
+    with pytest.raises(ValueError, match="rule is no setting of policies, got AdamRule.*; theirs are in ppo"):
+        harvest(replace(POLICIES, rule=AdamRule()), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

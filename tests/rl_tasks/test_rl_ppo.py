@@ -133,12 +133,13 @@ def test_returns_rise_and_are_measured_on_the_checkpoints_that_are_kept():
 def test_gradients_of_each_policy_are_clipped_to_their_own_norm():
     task = CartPole()
     ppo = task.make_ppo(task.init(2, keyed_generator(0)), SMALL, keyed_generator(1))
-    grads = [torch.full_like(t, 1.0) for t in ppo.trained]
-    for grad in grads:
+    grads = {name: torch.full_like(t, 1.0) for name, t in ppo.trained.items()}
+    for grad in grads.values():
         grad[1] *= 1e-4  # below the limit: stays
-    ppo.descend(grads, torch.ones(2))
-    norms = torch.stack([(10 * m).flatten(1).square().sum(1) for m in ppo.means]).sum(0).sqrt()  # mean = 0.1 gradient
-    number = sum(t[0].numel() for t in ppo.trained)
+    ppo.descend(grads, torch.zeros(2), torch.ones(2))
+    means = ppo.state.mean.values()  # 0.1 gradients
+    norms = torch.stack([(10 * m).flatten(1).square().sum(1) for m in means]).sum(0).sqrt()
+    number = sum(t[0].numel() for t in ppo.trained.values())
     torch.testing.assert_close(norms, torch.tensor([0.5, 1e-4 * number**0.5]), rtol=1e-3, atol=0)
 
 

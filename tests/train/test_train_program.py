@@ -19,6 +19,8 @@ from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.harvest import source_of
 from g_pt.files.config import merge
 from g_pt.tasks.digits import Digits
+from g_pt.update_rules.first_order import RMSprop
+from g_pt.update_rules.gradient import NesterovRule, RMSpropRule
 from train import train_g_pt
 
 ROOT = Path(__file__).parents[2]
@@ -186,14 +188,14 @@ def test_warnings_of_other_data_know_settings_that_are_not_set(capsys: pytest.Ca
         warn_of_other_data(source, harvest.to_json(), Path("data"), prog="train_g_pt.py")
         return capsys.readouterr().err.splitlines()
 
-    plain, ranged = HarvestConfig(), HarvestConfig(learning_rate_range=(0.01, 0.3))
+    plain, ranged = HarvestConfig(), HarvestConfig(rule=NesterovRule(learning_rate_range=(0.01, 0.3)))
     for config in (plain, ranged):
         assert warnings({"kind": "harvest", **json.loads(json.dumps(config.to_json()))}, config) == []
         assert warnings({"kind": "of my own"}, config) == []
-    made, asked = "data was made with learning_rate_range = None", "not [0.01, 0.3]"
+    made, asked = "data was made with rule.learning_rate_range = None", "not [0.01, 0.3]"
     assert warnings({"kind": "harvest", **plain.to_json()}, ranged) == [f"train_g_pt.py: warning: {made}, {asked}"]
     [warning] = warnings({"kind": "harvest", **ranged.to_json()}, plain)
-    assert warning.endswith("data was made with learning_rate_range = [0.01, 0.3], not None")
+    assert warning.endswith("data was made with rule.learning_rate_range = [0.01, 0.3], not None")
 
 
 def test_a_dataset_of_a_part_of_the_data_is_warned_of_only_where_the_whole_is_there(
@@ -216,4 +218,8 @@ def test_a_preset_can_set_a_range_of_learning_rates() -> None:
     from g_pt.commands.train import Program
 
     program = merge(Program(), {"harvest": {"learning_rate_range": ["1e-2", 0.3], "optimizer": "rmsprop"}}, "x.yaml")
-    assert program.harvest == HarvestConfig(learning_rate_range=(0.01, 0.3), optimizer="rmsprop")
+    earlier = RMSpropRule(RMSprop(0.9, 5e-4), learning_rate_range=(0.01, 0.3), learning_rate=0.1)
+    assert program.harvest == HarvestConfig(rule=earlier)
+    rule = {"name": "rmsprop", "learning_rate_range": ["1e-2", 0.3]}
+    program = merge(Program(), {"harvest": {"rule": rule}}, "x.yaml")
+    assert program.harvest == HarvestConfig(rule=RMSpropRule(learning_rate_range=(0.01, 0.3)))

@@ -139,7 +139,7 @@ def harvest_flags(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_harvest_of_which_a_process_is_killed_loses_one_shard_and_continues(tmp_path: Path) -> None:
     harvest(SMALL, tmp_path / "whole")
-    death = Death("checkpoints_dataset.harvest:train_networks", rank=1)  # with its only shard trained but not written
+    death = Death("checkpoints_dataset.harvest:train_population", rank=1)  # with its only shard trained but not written
     codes = run_program("g_pt.commands.harvest:main", harvest_flags(tmp_path / "parts"), processes=2, death=death)
     assert codes == [1, -signal.SIGKILL]
     finished = sorted(path.name for path in (tmp_path / "parts").glob("shard-*.json"))

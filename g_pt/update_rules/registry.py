@@ -1,0 +1,45 @@
+"""Update rules by name. Importing this file imports no rule and no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from g_pt.files.choices import ChosenFrom
+
+# name -> "module:Class", a dataclass that is an UpdateRule; every field is a setting with a default
+RULES: dict[str, str] = {
+    "sgd": "g_pt.update_rules.gradient:SGDRule",
+    "momentum": "g_pt.update_rules.gradient:MomentumRule",
+    "nesterov": "g_pt.update_rules.gradient:NesterovRule",
+    "adam": "g_pt.update_rules.gradient:AdamRule",
+    "adamw": "g_pt.update_rules.gradient:AdamWRule",
+    "rmsprop": "g_pt.update_rules.gradient:RMSpropRule",
+    "g-pt": "g_pt.update_rules.prompted:SavedPromptRule",
+}
+CHOSEN_RULE = ChosenFrom(RULES)
+
+
+def make_rule(name: str) -> Any:
+    """Make a rule with its default settings; the error lists what exists."""
+    return CHOSEN_RULE.make(name, "rule")
+
+
+def rule_name(rule: Any) -> str:
+    """Name under which a rule's class is registered, or "module:Class" of one that is not."""
+    target = f"{type(rule).__module__}:{type(rule).__qualname__}"
+    return next((name for name, registered in RULES.items() if registered == target), target)
+
+
+def rule_settings(rule: Any) -> dict[str, Any]:
+    """A rule as JSON: its name, and all settings that are set."""
+    return {"name": rule_name(rule), **plain(dataclasses.asdict(rule))}
+
+
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back: lists for pairs, nothing for what is not set."""
+    return {
+        name: plain(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+        if value is not None
+    }
