@@ -18,7 +18,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from g_pt.files.choices import choices, choose, guess
+from g_pt.files.choices import choices, choose, guess, is_settings
 
 
 def flag_rules(extra: Mapping[type, Sequence[StructFieldSpec]]) -> ConstructorRegistry:
@@ -114,6 +114,7 @@ def choose_by_flags(config: Any, arguments: Sequence[str]) -> tuple[Any, list[st
         if name is not None:
             config = choose(config, waiting[0], name)
     for argument in rest:
+        check_renamed(config, argument.partition("=")[0])
         check_setting(config, argument.partition("=")[0])
     return config, rest
 
@@ -128,6 +129,17 @@ def take_flag(arguments: Sequence[str], dotted: str) -> tuple[str | None, list[s
             continue
         value = text if equals else next(remaining, "")
     return value, rest
+
+
+def check_renamed(config: Any, flag: str, prefix: str = "--") -> None:
+    """Refuse a flag of earlier releases: a class may have `renamed_flags`, names then and now, with hyphens."""
+    now = getattr(type(config), "renamed_flags", {}).get(hyphened(flag).removeprefix(prefix))
+    if now is not None and flag.startswith("--"):
+        raise ValueError(f"{flag} is {prefix}{now} now: --help lists the settings")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if is_settings(value):
+            check_renamed(value, flag, f"{prefix}{hyphened(field.name)}.")
 
 
 def check_setting(config: Any, flag: str) -> None:

@@ -20,8 +20,8 @@ from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import TrainableTask, TrainedPopulation
 from g_pt.tasks.digits import Digits, load_digits_splits
-from g_pt.update_rules.gradient import AdamRule, NesterovRule
 from g_pt.update_rules.first_order import Adam
+from g_pt.update_rules.gradient import AdamRule, NesterovRule
 from g_pt.update_rules.mini_batches import mini_batches
 
 SHARD = 12 * 15  # network-steps of a whole shard of SMALL
@@ -299,7 +299,8 @@ def test_every_epoch_shows_every_example_at_most_once_in_a_new_order():
 
 def test_bf16_products_train_nearly_the_same_networks():
     exact, rough = (
-        trained(get_task("digits"), replace(SMALL, mixed_precision=precision), 4).metrics for precision in ("no", "bf16")
+        trained(get_task("digits"), replace(SMALL, mixed_precision=precision), 4).metrics
+        for precision in ("no", "bf16")
     )
     assert not torch.equal(rough["loss"], exact["loss"])
     torch.testing.assert_close(rough["loss"], exact["loss"], rtol=0.05, atol=0)

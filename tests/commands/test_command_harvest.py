@@ -34,7 +34,9 @@ def harvested(capsys, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def arguments_of(config: HarvestConfig) -> list[str]:
-    return [text for name, value in config.to_json().items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    settings = {name: value for name, value in config.to_json().items() if name != "rule"}
+    assert config.rule == HarvestConfig().rule
+    return [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def test_the_command_makes_the_bytes_of_the_library_and_prints_what_it_kept(tmp_path):
@@ -46,10 +48,12 @@ def test_the_command_makes_the_bytes_of_the_library_and_prints_what_it_kept(tmp_
 
 
 def test_a_range_of_learning_rates_is_two_values_of_one_flag(tmp_path, capsys):
-    result = harvested(capsys, *TINY, "--learning-rate-range", "0.01", "0.3", "--out", str(tmp_path / "made"))
+    flags = ("--rule", "adam", "--rule.learning-rate-range", "0.01", "0.3", "--out", str(tmp_path / "made"))
+    result = harvested(capsys, *TINY, *flags)
     assert result.returncode == 0, result.stderr
     store = CheckpointStore(tmp_path / "made")
-    assert store.header.source["learning_rate_range"] == [0.01, 0.3]
+    assert store.header.source["rule"]["learning_rate_range"] == [0.01, 0.3]
+    assert {record.metadata["optimizer"] for record in store.runs} == {"adam"}
     rates = [record.metadata["learning_rate"] for record in store.runs]
     assert len(set(rates)) == 4
     assert all(0.01 <= rate < 0.3 for rate in rates)
@@ -87,12 +91,14 @@ def test_left_out_runs_are_counted_with_their_reason(tmp_path, capsys):
 
 
 MISTAKES = [
-    (["--optimizer", "lion"], "gpt-harvest: optimizer must be one of"),
+    (["--rule", "lion"], "gpt-harvest: rule: there is no .lion.; there are .*adam"),
     (["--task", "digit"], "gpt-harvest: there is no task 'digit'; tasks are .* Did you mean 'digits'"),
     (["--batch-size", "5000"], "gpt-harvest: batch_size must be at most 1197"),
     (["--num-runs", "-5"], "num_runs must be at least 1, got -5"),
-    (["--learning-rate-range", "0.3", "0.1"], r"learning_rate_range must be .*, got \(0.3, 0.1\)"),
-    (["--learning-rate", "-0.1"], "learning_rate must not be negative, got -0.1"),
+    (["--rule.learning-rate-range", "0.3", "0.1"], r"learning_rate_range must be .*, got \(0.3, 0.1\)"),
+    (["--rule.learning-rate", "-0.1"], "learning_rate must not be negative, got -0.1"),
+    (["--optimizer", "adam"], "gpt-harvest: --optimizer is --rule now"),
+    (["--momentum=0.5"], "gpt-harvest: --momentum is --rule.optimizer.momentum now"),
     (["--dtype", "float8"], "invalid choice 'float8'"),
 ]
 

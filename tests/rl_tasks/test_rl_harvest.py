@@ -12,8 +12,8 @@ from checkpoints_dataset.format import StoreError
 from checkpoints_dataset.harvest import harvest
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.commands import harvest as command
-from g_pt.update_rules.gradient import AdamRule
 from g_pt.tasks import get_task
+from g_pt.update_rules.gradient import AdamRule
 
 
 class Interrupted(Exception):
@@ -69,7 +69,7 @@ def test_facts_put_the_best_return_first(finished):
 
 
 def test_settings_of_other_tasks_are_refused_and_leave_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="rule is no setting of policies, got AdamRule.*; theirs are in ppo"):
+    with pytest.raises(ValueError, match=r"rule is no setting of policies, got AdamRule.*; theirs are in ppo"):
         harvest(replace(POLICIES, rule=AdamRule()), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
