@@ -138,14 +138,15 @@ for line in sys.stdin:
 
 
 def compare(settings: Mapping[str, Any], checkout: Path, python: str, num_rounds: int) -> list[float]:
-    """Print seconds of this checkout's harvest and of another's, in turn; returns their speed ratios, ours over theirs."""
+    """Print seconds of this checkout's harvest and of another's, in turn; returns the speed of this over the other."""
     sides = {"other": (python, checkout), "this": (sys.executable, Path(__file__).parents[1])}
     with ExitStack() as stack:
         workers = {name: stack.enter_context(worker(*side)) for name, side in sides.items()}
 
         def work(name: str) -> float:
             stdin, stdout = workers[name].stdin, workers[name].stdout
-            assert stdin is not None and stdout is not None
+            assert stdin is not None
+            assert stdout is not None
             print(json.dumps(settings), file=stdin, flush=True)
             return float(stdout.readline())
 

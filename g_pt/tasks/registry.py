@@ -24,6 +24,7 @@ _TASKS: dict[str, str] = {
     "mnist": "g_pt.tasks.images:MNIST",
     "moons": "g_pt.tasks.toys:Moons",
     "pendulum": "rl_tasks.pendulum:Pendulum",
+    "quadratics": "g_pt.tasks.quadratics:Quadratics",
     "regression": "g_pt.tasks.toys:Wave",
     "spirals": "g_pt.tasks.toys:Spirals",
 }

@@ -71,9 +71,11 @@ class SavedPromptRule:
             ValueError: the model changes other networks, or a prompt is needed.
         """
         from g_pt.model.pipeline import ParameterUpdatePipeline
+        from g_pt.runtime.seeds import seeded_global_generator
         from g_pt.update_rules.torch_optimizer import best_prompt
 
-        pipeline = ParameterUpdatePipeline.from_pretrained(self.model)
+        with seeded_global_generator(0):  # modules draw weights, which those of the file replace
+            pipeline = ParameterUpdatePipeline.from_pretrained(self.model)
         pipeline.set_progress_bar_config(disable=True)
         if pipeline.layout != task.layout:
             raise ValueError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
+from dataset_fixtures import ROOT
 
 import benchmarks.harvest_speed as harvest_speed
 from checkpoints_dataset.config import HarvestConfig
@@ -32,6 +35,14 @@ def test_seconds_of_a_whole_run_follow_from_its_first_steps(monkeypatch, num_ste
     config = HarvestConfig(num_steps=20, num_checkpoints=6)
     seconds = harvest_speed.train_one(ClockedDigits(), config, seed=0, num_steps=num_steps)
     assert seconds == pytest.approx(20 * 1 + 6 * 5)
+
+
+def test_two_checkouts_take_turns(capsys):
+    settings = {"num_runs": 4, "num_steps": 12, "num_checkpoints": 4}
+    ratios = harvest_speed.compare(settings, ROOT, sys.executable, num_rounds=2)
+    assert len(ratios) == 2
+    assert min(ratios) > 0
+    assert "speed of this over the other: median" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", ["digits", "digits-deep"])

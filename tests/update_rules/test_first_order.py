@@ -1,4 +1,4 @@
-"""Stacked optimizers against torch.optim, network by network."""
+"""First-order optimizers against torch.optim, network by network, and in the table of promises."""
 
 from __future__ import annotations
 
@@ -7,10 +7,30 @@ from itertools import pairwise
 import pytest
 import torch
 
-from g_pt.update_rules.first_order import OPTIMIZERS, make_optimizer
+from g_pt.testing import check_optimizer
+from g_pt.update_rules.first_order import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop
+from rl_tasks.ppo import ADAM
 
 MOMENTUM, LEARNING_RATE, NUM_STEPS = 0.9, 0.03, 20
 RATES = [0.001, 0.003, 0.01, 0.03, 0.09]  # one per network
+
+
+OPTIMIZERS = {
+    "nesterov": lambda weight_decay: Nesterov(MOMENTUM, weight_decay),
+    "sgd": lambda weight_decay: SGD(MOMENTUM, weight_decay),
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmsprop": lambda weight_decay: RMSprop(MOMENTUM, weight_decay),
+}
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [SGD(), Momentum(), Nesterov(weight_decay=0.1), Adam(0.1), AdamW(), RMSprop(), RMSprop(0.9, 0.1), ADAM],
+    ids=repr,
+)
+def test_an_optimizer_keeps_its_promises(optimizer):
+    check_optimizer(optimizer)
 
 
 def torch_optimizer(name: str, params: list[torch.Tensor], weight_decay: float) -> torch.optim.Optimizer:
@@ -34,13 +54,13 @@ def falling(rate, step: int):
 def stacked_path(
     name: str, start: torch.Tensor, target: torch.Tensor, weight_decay: float, rate=LEARNING_RATE
 ) -> torch.Tensor:
-    optimizer = make_optimizer(name, momentum=MOMENTUM, weight_decay=weight_decay)
-    params, path = start.clone(), []
+    optimizer, params, path = OPTIMIZERS[name](weight_decay), {"x": start.clone()}, []
+    state = optimizer.init(params)
     for step in range(NUM_STEPS):
-        leaf = params.clone().requires_grad_(True)
+        leaf = params["x"].clone().requires_grad_(True)
         (grads,) = torch.autograd.grad(loss(leaf, target), leaf)
-        optimizer.step(params, grads, falling(rate, step))
-        path.append(params.clone())
+        params, state = optimizer.update(params, {"x": grads}, torch.zeros(5), state, falling(rate, step))
+        path.append(params["x"].clone())
     return torch.stack(path, dim=1)
 
 
@@ -94,13 +114,15 @@ def test_one_rate_for_all_and_the_same_rate_for_each_agree(name):
 def test_rmsprop_without_momentum_equals_torch():
     start, target = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ours, theirs = start.clone(), start.clone().requires_grad_(True)
-    stacked = make_optimizer("rmsprop", momentum=0.0, weight_decay=0.1)
+    stacked, params = RMSprop(weight_decay=0.1), {"x": ours}
+    state = stacked.init(params)
     single = torch.optim.RMSprop([theirs], LEARNING_RATE, weight_decay=0.1)
     for _ in range(NUM_STEPS):
         theirs.grad = torch.sin(theirs.detach() * target)
-        stacked.step(ours, torch.sin(ours * target), LEARNING_RATE)
+        grads = {"x": torch.sin(params["x"] * target)}
+        params, state = stacked.update(params, grads, torch.zeros(5), state, LEARNING_RATE)
         single.step()
-    torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(params["x"], theirs.detach(), rtol=0, atol=1e-10)
 
 
 def test_the_optimizers_and_weight_decay_take_different_ways():
@@ -111,6 +133,9 @@ def test_the_optimizers_and_weight_decay_take_different_ways():
         assert all((end - other).abs().max() > 1e-5 for other in ends[i + 1 :])
 
 
-def test_an_unknown_optimizer_lists_what_exists():
-    with pytest.raises(ValueError, match=r"adam.*adamw.*nesterov.*rmsprop.*sgd.*got 'lion'"):
-        make_optimizer("lion", momentum=0.9, weight_decay=0.0)
+@pytest.mark.parametrize("settings", [{"momentum": -0.1}, {"weight_decay": float("nan")}])
+@pytest.mark.parametrize("kind", [SGD, Nesterov, RMSprop])
+def test_impossible_settings_are_refused_by_name(kind, settings):
+    [(name, value)] = settings.items()
+    with pytest.raises(ValueError, match=f"{name} must not be negative, got {value}"):
+        kind(**settings)
