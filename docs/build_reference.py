@@ -18,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
+from g_pt.files.choices import marked_fields
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
 HEAD = """# Reference
@@ -101,17 +103,22 @@ def paragraphs(text: str) -> str:
 
 def flag_table(kind: type) -> str:
     """Flags with defaults and meaning."""
-    rows = [f"| `{flag}` | {default} | {about} |" for flag, default, about in flags(kind, "")]
+    rows = [f"| `{flag}` | {default} | {about} |" for flag, default, about in flags(kind, None, "")]
     return "\n".join(["| flag | default | |", "|---|---|---|", *rows]) + "\n"
 
 
-def flags(kind: type, prefix: str) -> Iterator[tuple[str, str, str]]:
-    """(flag, default, meaning) of a dataclass, sections included."""
-    about = field_docs(kind)
+def flags(kind: type, instance: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
+    """(flag, default, meaning) of a dataclass, sections included; defaults are those of the instance, if there is one.
+
+    Of a field that is chosen by name, the settings of the default choice follow.
+    """
+    about, marks = field_docs(kind), marked_fields(kind)
     for field in dataclasses.fields(kind):
-        default = default_of(field)
+        default = default_of(field) if instance is None else getattr(instance, field.name)
+        if field.name in marks:
+            yield f"--{prefix}{dashed(field.name)}", shown(marks[field.name].name_of(default)), about[field.name]
         if dataclasses.is_dataclass(default):
-            yield from flags(type(default), f"{prefix}{dashed(field.name)}.")
+            yield from flags(type(default), default, f"{prefix}{dashed(field.name)}.")
             continue
         positional = "Positional" in str(field.type)
         flag = field.name.upper() if positional else f"--{prefix}{dashed(field.name)}"
