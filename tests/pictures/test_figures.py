@@ -8,6 +8,7 @@ from matplotlib.image import imread
 
 from g_pt.networks.metrics import Metric
 from g_pt.pictures import canvas as figures
+from g_pt.pictures import sections
 from g_pt.pictures.canvas import new_figure, save_prompt_curve, save_training_curve
 from g_pt.pictures.sections import save_plane
 
@@ -106,3 +107,13 @@ def test_a_plane_is_drawn_around_points_that_have_no_metric(tmp_path):
     assert whole.shape == part.shape
     background = (part[..., :3] == 1).all(axis=-1).mean() - (whole[..., :3] == 1).all(axis=-1).mean()
     assert background > 0.02, "an empty corner"
+
+
+def test_every_optimizer_has_a_curve_however_many_there_are(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(sections, "save_figure", lambda figure, path: drawn.append(figure))
+    curves = {f"optimizer {k}": 1 + torch.rand(4, 3) for k in range(len(sections.COLORS) + 3)}
+    sections.save_optimizer_curves([1, 2, 5], curves, torch.ones(4), tmp_path / "curves.png", Metric("loss", "nats"))
+    [axis] = drawn[0].axes
+    labels = [line.get_label() for line in axis.get_lines()]
+    assert set(curves) <= set(labels)
