@@ -143,6 +143,10 @@ def check_harvestable(task: Task, config: HarvestConfig) -> None:
         raise ValueError(
             f"batch_size must be at most {task.num_examples}, the number of examples, got {config.batch_size}"
         )
+    config.rule.init(task.layout.unflatten(task.init(1, torch.Generator())), task)
+    if isinstance(config.rule, DrawnRule):
+        for shard in {0, config.num_shards - 1}:  # the last may be smaller
+            config.rule.draw(len(runs_of(config, shard)), torch.Generator())
 
 
 def write_shards(

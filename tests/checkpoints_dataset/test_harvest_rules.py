@@ -57,6 +57,19 @@ def test_the_runs_of_bundled_models_are_those_of_the_default_rule(name: str) -> 
     assert harvest_settings(facts).rule == SMALL.rule
 
 
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (SavedPromptRule("cartpole-return"), "model 'cartpole-return' changes networks of"),
+        (AdamRule(learning_rate=(0.1,) * 15), "one for each of 10 networks"),  # the last shard of SMALL
+    ],
+)
+def test_a_rule_that_does_not_fit_leaves_no_folder_behind(tmp_path: Path, rule: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        harvest(replace(SMALL, rule=rule), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_g_pt_can_be_harvested(tmp_path: Path) -> None:
     rule = SavedPromptRule(prompt=0.2, num_inference_steps=1)
     harvest(replace(SMALL, num_runs=6, num_steps=2, num_checkpoints=3, rule=rule), tmp_path)

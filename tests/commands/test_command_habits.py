@@ -148,13 +148,15 @@ def assert_parses(name: str, arguments: list[str]) -> None:
     """The flags exist and have values of the right kind: `--help` behind them would not be reached otherwise."""
     import tyro
 
+    from g_pt.command_line.parsing import parse
+
     module = import_module(SCRIPTS[name].partition(":")[0])
     if hasattr(module, "parse_command"):
         module.parse_command(arguments)
     elif name == "gpt-sample":
         tyro.cli(module.Arguments, args=module.other_prompts(arguments)[1])
     else:
-        tyro.cli(module.Arguments, args=arguments)
+        parse(module.Arguments, arguments, prog=name, description=None)
 
 
 @COMMANDS
