@@ -128,6 +128,14 @@ class HarvestConfig:
         return -(-self.num_runs // self.runs_per_shard)
 
 
+def dotted(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as flat ones: `{"rule.learning_rate": 0.1}`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
 def checkpoint_steps(num_steps: int, num_checkpoints: int, spacing: Spacing) -> list[int]:
     """Steps after which a checkpoint is kept: `num_checkpoints` different ones from 0 to `num_steps`.
 

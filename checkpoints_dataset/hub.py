@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from checkpoints_dataset.config import dotted
 from checkpoints_dataset.exchange import SPLITS, export_parquet, import_parquet
 from checkpoints_dataset.format import HEADER_FILE, DatasetHeader, StoreError
 from checkpoints_dataset.store import CheckpointStore
@@ -204,7 +205,7 @@ def section_of(store: CheckpointStore, repo_id: str, name: str) -> str:
     """One configuration: what it holds, how the runs were made, how it is loaded."""
     header = store.header
     runs = ", ".join(f"{len(store.runs_of(split)):,} {split}" for split in SPLITS)
-    source = "\n".join(f"- {key}: {value}" for key, value in header.source.items()) or "- not recorded"
+    source = "\n".join(f"- {key}: {value}" for key, value in dotted(header.source).items()) or "- not recorded"
     metrics = ", ".join(f"`{metric.name}` ({metric.unit})" for metric in header.metrics.values())
     return f"""{HEADING}{name}
 

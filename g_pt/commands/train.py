@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints_dataset.config import HarvestConfig
+from checkpoints_dataset.config import HarvestConfig, dotted
 from g_pt.command_line.output import check_writable, json_line
 from g_pt.command_line.parsing import parse
 from g_pt.command_line.terminal import exit_on_error, is_first_process, quiet_unless_first, show_warnings
@@ -162,14 +162,6 @@ def warn_of_other_data(source: dict[str, Any], harvest: dict[str, Any], dataset:
     others = {key: (source.get(key), harvest.get(key)) for key in settings if source.get(key) != harvest.get(key)}
     for key, (made, asked) in others.items():
         print(f"{prog}: warning: {dataset} was made with {key} = {made!r}, not {asked!r}", file=sys.stderr)
-
-
-def dotted(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as flat ones: `{"rule.learning_rate": 0.1}`."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def test_the_card_lists_every_configuration_and_how_its_runs_were_made(default_h
     assert [config["config_name"] for config in entries["configs"]] == ["digits", "other"]
     assert entries["license"] == "apache-2.0"
     assert body.count("## Configuration ") == 2
-    assert "- optimizer: nesterov" in body
+    assert "- rule.name: nesterov" in body
     assert "- kind: synthetic" in body
     assert 'load_dataset("org/checkpoints", "digits"' in body
     assert {path.split("/")[0] for path in files} >= {"digits", "other"}

@@ -16,6 +16,7 @@ from checkpoints_dataset.harvest import harvest
 from checkpoints_dataset.pair_sampler import PairSampler
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.tasks import get_task
+from g_pt.update_rules.gradient import NesterovRule
 
 SUFFIXES = ("safetensors", "arrow", "json")
 
@@ -165,7 +166,7 @@ def test_splits_are_disjoint_complete_and_follow_the_run(tmp_path):
 
 
 def test_a_store_of_which_all_runs_were_left_out_says_so_wherever_runs_are_wanted(tmp_path):
-    harvest(replace(SMALL, learning_rate=1e3), tmp_path)
+    harvest(replace(SMALL, rule=NesterovRule(learning_rate=1e3)), tmp_path)
     store = CheckpointStore(tmp_path)
     message = "no runs in its t.* split: 0 runs are kept and 40 left out"
     for use in (
