@@ -165,8 +165,8 @@ def check_bytes(config: HarvestConfig, num_params: int) -> None:
     if stored > MAX_STORED_BYTES or shard > MAX_SHARD_BYTES:
         raise ValueError(
             f"the training runs of the model take {stored >> 20:,} MB, {shard >> 20:,} of them in a shard, more than "
-            f"the {MAX_STORED_BYTES >> 20:,} and {MAX_SHARD_BYTES >> 20:,} that are made again unasked: give the folder "
-            "of its dataset"
+            f"the {MAX_STORED_BYTES >> 20:,} and {MAX_SHARD_BYTES >> 20:,} that are made again unasked: give the "
+            "folder of its dataset"
         )
 
 
