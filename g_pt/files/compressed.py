@@ -13,7 +13,7 @@ MAGIC = b"\x1f\x8b"
 
 
 def read_unpacked(path: Path, most: int) -> bytes:
-    """The content of a file, unpacked where it is gzipped, whatever its name.
+    """The content of a file, unpacked where it is gzipped, or is called so.
 
     Raises:
         ValueError: it is damaged, or has more than `most` bytes.
@@ -21,7 +21,7 @@ def read_unpacked(path: Path, most: int) -> bytes:
     """
     check_regular(path)
     with open(path, "rb") as file:
-        packed = file.read(len(MAGIC)) == MAGIC
+        packed = file.read(len(MAGIC)) == MAGIC or path.suffix == ".gz"
         file.seek(0)
         try:
             data = gzip.GzipFile(fileobj=file).read(most + 1) if packed else file.read(most + 1)

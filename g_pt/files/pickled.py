@@ -15,7 +15,7 @@ from g_pt.files.schema import brief, one_line
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 ARCHIVE = b"PK\x03\x04"
-MAX_PICKLE_BYTES = 16_000_000  # of names, shapes and numbers; those of 100,000 tensors have about as many
+MAX_PICKLE_BYTES = 5_000_000  # of names, shapes and numbers; those of 30,000 tensors have about as many
 
 
 def read_pickled(path: Path) -> Any:

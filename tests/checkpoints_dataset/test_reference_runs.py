@@ -89,15 +89,16 @@ def test_models_without_a_harvest_are_refused(facts):
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"num_runs": 1_000_000, "num_steps": 1_000},
-        {"num_runs": 1_000_000, "num_steps": 60},
         {"num_runs": 100_000, "num_steps": 100, "num_checkpoints": 60, "runs_per_shard": 100_000},
+        {"num_runs": 20_000, "num_steps": 50_000, "num_checkpoints": 50_000, "runs_per_shard": 1},
     ],
 )
-def test_a_model_that_asks_for_a_huge_harvest_is_refused(facts, sizes):
-    source = {**facts.dataset.source, "num_checkpoints": 60, **sizes}
-    with pytest.raises(ValueError, match=r"more than is made again unasked .*give the folder of its dataset"):
-        harvest_settings(TrainingFacts(dataset=DatasetFacts(source=source)))
+def test_a_harvest_that_no_disk_or_memory_holds_is_refused_before_it_begins(facts, tmp_path, sizes):
+    source = {**facts.dataset.source, **sizes}
+    asking = replace(facts, dataset=DatasetFacts(18_000 if sizes["num_runs"] == 20_000 else 18, source=source))
+    with pytest.raises(ValueError, match=r"MB, .* made again unasked: give the folder of its dataset"):
+        reference_store(asking, tmp_path, num_held_out=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("task", ["{folder}/evil.py:Evil", "this:x", "ensurepip:x", "../evil", "digits:Digits"])

@@ -96,3 +96,23 @@ def test_where_the_system_has_no_such_locks_the_library_locks(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt), folder_lock(tmp_path):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_whose_launcher_was_killed_keeps_the_folder(tmp_path):
+    writer = (
+        "import os, sys, time\nfrom g_pt.files.folder_lock import folder_lock\n"
+        "with folder_lock(sys.argv[1], 'training'): print(os.getpid(), flush=True); time.sleep(100)"
+    )
+    launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    command = [sys.executable, "-c", launcher, writer, str(tmp_path)]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        pid = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        with pytest.raises(FolderBusyError, match="another training is writing to"):
+            folder_lock(tmp_path, "training").__enter__()
+        os.kill(pid, signal.SIGKILL)
+        assert process.stdout.read() == ""  # its end is that of the pipe: the writer is dead
+    with folder_lock(tmp_path, "training"):
+        pass
+    assert not list(tmp_path.iterdir())
