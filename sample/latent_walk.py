@@ -46,4 +46,4 @@ def measure(arguments: Arguments, subject: Subject) -> Section:
 main = partial(run_study, Arguments, measure, prog="latent_walk.py", description=__doc__, formats=FILMS)
 
 if __name__ == "__main__":
-    main(None)
+    main()

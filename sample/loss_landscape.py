@@ -90,4 +90,4 @@ def measure(arguments: Arguments, subject: Subject) -> Section:
 main = partial(run_study, Arguments, measure, prog="loss_landscape.py", description=__doc__)
 
 if __name__ == "__main__":
-    main(None)
+    main()

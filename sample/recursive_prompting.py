@@ -94,4 +94,4 @@ def measure(arguments: Arguments, subject: Subject) -> Section:
 main = partial(run_study, Arguments, measure, prog="recursive_prompting.py", description=__doc__)
 
 if __name__ == "__main__":
-    main(None)
+    main()

@@ -45,7 +45,7 @@ Arguments = TypeVar("Arguments", bound=StudyArguments)
 def run_study(
     kind: type[Arguments],
     measure: Callable[[Arguments, Subject], Section],
-    arguments: Sequence[str] | None,
+    arguments: Sequence[str] | None = None,
     *,
     prog: str,
     description: str | None,
