@@ -33,11 +33,17 @@ from g_pt.tasks.base import Split, Task, TrainableTask
 CACHE_VARIABLE = "G_PT_CACHE"
 MAX_BYTES = 1 << 30  # of each of the two sets of starts and ends
 # of a harvest that a model's file asks for: hours of two cores, and what a disk may have left
-MAX_STEPS, MAX_STORED_BYTES, MAX_SHARD_BYTES = 100_000_000, 50 << 30, 1 << 30
+LIMITS = {
+    "steps of all runs": 10**8,
+    "checkpoints of a run": 5_000,
+    "examples in all steps": 2 * 10**10,
+    "examples at once": 10**7,
+    "bytes": 50 << 30,
+    "bytes of a shard": 1 << 30,
+}
 NUM_CHECKPOINTS = 20_000
 NUM_TRAJECTORIES = 128
 NUM_HELD_OUT = 512
-MOST_STEPS = 10**9  # of single networks: hours
 
 
 def reference_runs(
@@ -127,11 +133,6 @@ def reference_store(
     config = settings
     for num_runs in candidate_sizes(settings, num_training, num_held_out):
         config = merge(settings, {"num_runs": num_runs}, "harvest")
-        if num_runs * config.num_steps > MOST_STEPS:
-            raise ValueError(
-                f"the training runs of the model take {num_runs * config.num_steps:,} steps of training, more than the "
-                f"{MOST_STEPS:,} that are made again unasked: give the folder of its dataset"
-            )
         store = harvested(config, dataset_folder(config, folder))
         if len(store.runs_of("train")) >= num_training and len(store.runs_of("test")) >= num_held_out:
             break
@@ -160,17 +161,31 @@ def harvest_settings(facts: TrainingFacts) -> HarvestConfig:
 
 
 def check_effort(config: HarvestConfig, task: Task) -> None:
-    """Refuse to harvest more than a stated limit because a file says so."""
-    steps = config.num_runs * config.num_steps
+    """Refuse to harvest more than stated limits because a file says so.
+
+    Raises:
+        ValueError: the runs take more steps, examples, memory or space on the disk than `LIMITS`.
+    """
+    at_once = min(config.runs_per_shard, config.num_runs)
     run_bytes = config.num_checkpoints * task.layout.num_params * (4 if config.dtype == "float32" else 2)
-    shard, stored = min(config.runs_per_shard, config.num_runs) * run_bytes, config.num_runs * run_bytes
-    if steps > MAX_STEPS or stored > MAX_STORED_BYTES or shard > MAX_SHARD_BYTES:
-        raise ValueError(
-            f"the model says that its training runs were {config.num_runs:,} of {config.num_steps:,} steps and "
-            f"{config.num_checkpoints:,} checkpoints: more than is made again unasked (at most {MAX_STEPS:,} steps of "
-            f"all runs, {MAX_STORED_BYTES >> 30} GB, {MAX_SHARD_BYTES >> 30} of them in a shard); give the folder of "
-            "its dataset"
-        )
+    ppo = config.ppo
+    experience = ppo.num_envs * ppo.n_steps
+    examples = config.batch_size if isinstance(task, TrainableTask) else experience * ppo.n_epochs
+    needed = {
+        "steps of all runs": config.num_runs * config.num_steps,
+        "checkpoints of a run": config.num_checkpoints,
+        "examples in all steps": config.num_runs * config.num_steps * examples,
+        "examples at once": at_once * (config.batch_size if isinstance(task, TrainableTask) else experience),
+        "bytes": config.num_runs * run_bytes,
+        "bytes of a shard": at_once * run_bytes,
+    }
+    for what, number in needed.items():
+        if number > LIMITS[what]:
+            raise ValueError(
+                f"the model says that its training runs were {config.num_runs:,} of {config.num_steps:,} steps and "
+                f"{config.num_checkpoints:,} checkpoints: {number:,} {what}, more than is made again unasked (at most "
+                f"{LIMITS[what]:,}); give the folder of its dataset"
+            )
 
 
 def candidate_sizes(config: HarvestConfig, num_training: int, num_held_out: int) -> list[int]:
