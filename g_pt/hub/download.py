@@ -36,7 +36,7 @@ def resolve_model(name: Path | str, **hub_options: Any) -> Path:
         return BUNDLED / str(name)
     folder = Path(name)
     if folder.is_dir():
-        if not (folder / INDEX_FILE).is_file():
+        if not (folder / INDEX_FILE).exists():
             raise OSError(f"{folder} is a folder without model_index.json: not a saved ParameterUpdatePipeline")
         return folder
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
@@ -47,9 +47,16 @@ def resolve_model(name: Path | str, **hub_options: Any) -> Path:
     try:
         return download(str(name), **hub_options)
     except OSError as error:
-        if str(error).startswith("there is no folder"):
+        if str(error).startswith("there is no folder") or is_known_to_the_hub(error):
             raise
         raise OSError(f"there is no folder {name}; as a repository of the Hub: {error}") from error
+
+
+def is_known_to_the_hub(error: OSError) -> bool:
+    """Whether the Hub has answered that there is such a repository."""
+    from huggingface_hub import errors
+
+    return isinstance(error.__cause__, errors.GatedRepoError | errors.RevisionNotFoundError)
 
 
 def download(repo_id: str, **hub_options: Any) -> Path:

@@ -111,7 +111,10 @@ def test_a_partly_cached_repository_without_a_hub_is_one_sentence(pushed, tmp_pa
 def test_offline_by_the_environment_is_one_sentence(pushed, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert refused(pushed, tmp_path) == "org/name is not cached and the Hub is out of reach (HF_HUB_OFFLINE=1)"
+    assert refused(pushed, tmp_path) == (
+        "there is no folder org/name; as a repository of the Hub: org/name is not cached and the Hub is out of reach "
+        "(HF_HUB_OFFLINE=1)"
+    )
     assert pushed.requests == []
 
 
