@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from checkpoints_dataset.format import RunRecord
+from checkpoints_dataset.format import RunRecord, StoreError
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.model.normalization import NormalizationMode, ParameterNormalizer
 from g_pt.networks.metrics import Metric
@@ -16,6 +17,10 @@ from g_pt.networks.training_facts import DatasetFacts, TrainedRuns, TrainingFact
 from g_pt.tasks.base import Task
 
 STATISTICS_ROWS = 25_000  # as many as the reference estimates its scale from
+REMEDY = (
+    "harvest with more steps, another learning rate or, for policies, more episodes at a time, or have the task measure "
+    "something that changes earlier"
+)
 
 
 def fit_normalizer(
@@ -34,11 +39,34 @@ def training_facts(
     """What a pipeline keeps about its training data: the first `max_runs` runs of the train split.
 
     The runs of the test split are measured on the test split of the data.
+
+    Raises:
+        ValueError: the metric never moves in these runs, or never gets better than at their start.
     """
     num_runs = len(store.some_runs_of("test"))
+    ranges = stored_ranges(store, task.metric(metric_name), max_runs)
+    check_prompts(store, task.metric(metric_name), ranges)
     finals = task.evaluate(store.params(store.final_rows("test")), "test")
     trained = TrainedRuns({f"test_{name}": values.mean().item() for name, values in finals.items()}, num_runs)
-    return replace(stored_ranges(store, task.metric(metric_name), max_runs), trained_runs=trained)
+    return replace(ranges, trained_runs=trained)
+
+
+def check_prompts(store: CheckpointStore, metric: Metric, ranges: TrainingFacts) -> None:
+    """Refuse to learn from runs of which no prompt could ask for anything."""
+    if metric.name in unmoved_metrics(store):
+        raise StoreError(f"{store.folder}: {unmoved(metric.name, ranges.seen()[0])}")
+    if math.isclose(*ranges.attainable(), rel_tol=1e-6):  # two means, of float64 and of float32
+        raise StoreError(f"{store.folder}: the {metric.name} of no run gets better than at its start; {REMEDY}")
+
+
+def unmoved_metrics(store: CheckpointStore) -> dict[str, float]:
+    """Metrics that are the same in all checkpoints, and their value."""
+    return {name: float(values[0]) for name, values in store.metrics.items() if len(values) and np.ptp(values) == 0}
+
+
+def unmoved(name: str, value: float) -> str:
+    """A sentence about a metric that never moves, and what can be done."""
+    return f"the {name} is {value:g} in every checkpoint, so no prompt could ask for another; {REMEDY}"
 
 
 def stored_facts(store: CheckpointStore, metric: Metric) -> TrainingFacts:

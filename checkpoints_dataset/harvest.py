@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
+from checkpoints_dataset.facts import unmoved, unmoved_metrics
 from checkpoints_dataset.format import DatasetHeader
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
@@ -95,6 +96,8 @@ def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None
         tqdm.write(f"  left out: run {run}, {reason}", file=sys.stderr)
     if not store.runs:
         raise ValueError(f"all {len(store.left_out)} runs were left out; lower the learning rate, or see above")
+    for name, value in unmoved_metrics(store).items():
+        tqdm.write(f"warning: {unmoved(name, value)}", file=sys.stderr)
     return store
 
 

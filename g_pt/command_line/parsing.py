@@ -126,6 +126,18 @@ def print_version(arguments: Sequence[str], prog: str) -> None:
         raise SystemExit(0)
 
 
+def named_settings(arguments: Sequence[str] | None) -> set[str]:
+    """First parts of the settings that the user has named, in flags or in a `--config` file, not by a preset.
+
+    Args:
+        arguments: those of the process where None, of which `parse` has made settings.
+    """
+    files, rest = settings_files(sys.argv[1:] if arguments is None else arguments, "", None)
+    names = [argument.removeprefix("--").partition("=")[0] for argument in rest if argument.startswith("--")]
+    names += [str(name) for path in files for name in read_yaml(path)]
+    return {name.partition(".")[0].replace("-", "_") for name in names}
+
+
 def with_habits(description: str | None) -> str:
     """A command's own words, and what is the same for all."""
     return f"{(description or '').strip()}\n{EPILOG.rstrip()}"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig, dotted
 from g_pt.command_line.output import check_writable, json_line
-from g_pt.command_line.parsing import parse
+from g_pt.command_line.parsing import named_settings, parse
 from g_pt.command_line.terminal import exit_on_error, is_first_process, quiet_unless_first, show_warnings
 from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
@@ -55,8 +55,9 @@ def main(arguments: list[str] | None = None, *, prog: str = "gpt-train") -> None
             program = parse_command(arguments, prog)
         show_warnings(prog)
         use_data_dir(program.data_dir)
+        named = named_settings(arguments)
         with redirect_stdout(sys.stderr if program.json else sys.stdout):
-            made = run(program, prog)
+            made = run(program, prog, wants_other_data="harvest" in named or "dataset" not in named)
         if program.json and is_first_process():
             print(json_line(made))
 
@@ -73,8 +74,14 @@ def presets_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "train" / "presets"
 
 
-def run(program: Program, prog: str) -> dict[str, Any]:
-    """Harvest where needed, then train; returns what `--json` prints."""
+def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[str, Any]:
+    """Harvest where needed, then train; returns what `--json` prints.
+
+    Args:
+        program: all settings.
+        prog: under which warnings speak.
+        wants_other_data: whether to say so where a finished dataset was not made by these settings.
+    """
     import torch
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
@@ -113,7 +120,7 @@ def run(program: Program, prog: str) -> dict[str, Any]:
     team.wait()
     store = CheckpointStore(program.dataset)
     store.check_task(task)
-    if accelerator.is_main_process and isinstance(task, TrainableTask | PopulationTask):
+    if wants_other_data and accelerator.is_main_process and isinstance(task, TrainableTask | PopulationTask):
         warn_of_other_data(store.header.source, source_of(harvest, task), program.dataset, prog=prog)
     pairs, held_out = (make_pairs(program, store, metric, split) for split in PAIR_SPLITS)
     accelerator.print(
@@ -131,9 +138,25 @@ def run(program: Program, prog: str) -> dict[str, Any]:
     )
     if config.alignment.num_steps:
         align(config, task, pipeline, pairs.batch, held_out=held_out.batch, resume=program.resume)
-    accelerator.print(f"saved {config.pipeline_folder}")
+    made = {"pipeline": str(config.pipeline_folder), "task": config.task, "metric": metric}
+    if accelerator.is_main_process:
+        made |= conclude(config, metric, pairs.num_runs)
+        print(f"saved {config.pipeline_folder}")
     leave_team(team)
-    return {"pipeline": str(config.pipeline_folder), "task": config.task, "metric": metric}
+    return made
+
+
+def conclude(config: TrainConfig, metric: str, num_runs: int) -> dict[str, Any]:
+    """Say how the trained model follows its prompts; returns what `--json` adds of it."""
+    from g_pt.training.outcome import last_evaluation, summarize
+
+    aligned = config.alignment.num_steps > 0
+    folder = config.output / "alignment" if aligned else config.output
+    evaluation = last_evaluation(folder, "alignment" if aligned else "diffusion", config.progress.choose)
+    if evaluation is None:
+        return {}
+    print(summarize(evaluation, metric, config.progress.num_networks, num_runs))
+    return {"alignment": evaluation["alignment"]}
 
 
 def make_pairs(program: Program, store: CheckpointStore, metric: str, split: Split) -> PairSampler:

@@ -7,7 +7,7 @@ import torch
 from dataset_fixtures import LAYOUT, METRICS, synthetic_header, write_synthetic
 
 import checkpoints_dataset.facts as facts_module
-from checkpoints_dataset.facts import fit_normalizer, training_facts
+from checkpoints_dataset.facts import fit_normalizer, training_facts, unmoved_metrics
 from checkpoints_dataset.format import StoreError
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
@@ -88,3 +88,16 @@ def test_fewer_than_twenty_runs_hold_no_test_run(tmp_path):
     write_synthetic(tmp_path, num_shards=1, runs_per_shard=10)
     with pytest.raises(StoreError, match="no runs in its test split: 10 runs are kept and 0 left out"):
         training_facts(CheckpointStore(tmp_path), SumTask(), "loss")
+
+
+def test_a_metric_that_no_prompt_could_ask_for_is_refused(tmp_path):
+    loss = torch.linspace(2.0, 1.0, 40)[:, None] + torch.tensor([0.0, 0.5, 1.0])  # from bad to worse
+    metrics, runs = {"loss": loss, "return": torch.full((40, 3), -200.0)}, {run: {} for run in range(40)}
+    params = torch.zeros(40, 3, LAYOUT.num_params)
+    DatasetWriter(tmp_path, synthetic_header(1)).write_shard(0, params, [0, 5, 9], metrics, runs)
+    store = CheckpointStore(tmp_path)
+    assert unmoved_metrics(store) == {"return": -200.0}
+    with pytest.raises(StoreError, match=r"the return is -200 in every checkpoint.* harvest with more steps"):
+        training_facts(store, SumTask(), "return")
+    with pytest.raises(StoreError, match="the loss of no run gets better than at its start; harvest with more"):
+        training_facts(store, SumTask(), "loss")

@@ -176,6 +176,22 @@ def test_a_dataset_made_otherwise_is_used_with_a_warning_and_other_folders_stay(
     assert not (settings.parent / "data").exists(), "refused before anything was made"
     short = ("--config", settings, "--optimizer.num-steps", 4, "--progress.evaluate-every", 0)
     assert run(*short).returncode == 0
+    data = (
+        "--dataset",
+        settings.parent / "data",
+        *short[2:],
+        "--metric",
+        "error",
+        "--output",
+        settings.parent / "quiet",
+    )
+    tiny = ("--model.width", 16, "--model.num-layers", 1, "--model.num-heads", 2, "--pairs.batch-size", 8)
+    quiet = run(*data, *tiny, "--progress.evaluate-every", 4, "--progress.num-networks", 4, "--json")
+    assert quiet.returncode == 0, quiet.stderr
+    assert "was made with" not in quiet.stderr  # of 40 runs, where 4,000 are the default: the dataset was named
+    made, last = json.loads(quiet.stdout), (settings.parent / "quiet" / "log.jsonl").read_text().splitlines()[-1]
+    assert made["alignment"] == json.loads(last)["alignment"]
+    assert f"prompt alignment {made['alignment']:.3f} on 4 held-out inits" in quiet.stderr
     warned = run(*short, "--output", settings.parent / "other", "--harvest.num-runs", "5000")
     assert warned.returncode == 0, warned.stderr
     assert "data was made with num_runs = 40, not 5000" in warned.stderr
