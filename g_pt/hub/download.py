@@ -36,7 +36,7 @@ def resolve_model(name: Path | str, **hub_options: Any) -> Path:
         return BUNDLED / str(name)
     folder = Path(name)
     if folder.is_dir():
-        if not (folder / INDEX_FILE).is_file():
+        if not (folder / INDEX_FILE).exists():
             raise OSError(f"{folder} is a folder without model_index.json: not a saved ParameterUpdatePipeline")
         return folder
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):

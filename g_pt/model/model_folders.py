@@ -11,14 +11,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from diffusers.utils import logging
 from torch import nn
 
 from g_pt.files.atomic import read_json, write_json
+from g_pt.files.schema import Between, OneLine, brief, read_value
 from g_pt.files.tensor import TensorEntry, read_tensor_entries
 from g_pt.hub.download import INDEX_FILE
+from g_pt.model.model_configs import Timesteps, check_against_weights, check_scheduler, read_entries
 from g_pt.model.schedulers import FLOW_SCHEDULERS, SCHEDULERS
 from g_pt.networks.training_facts import TrainingFacts
 
@@ -44,11 +46,9 @@ EARLIER_MODULES = {
 }
 # saved models name a file of the folder instead, for diffusers without this package's class
 SHIM = "g_pt_class"
-MAX_TIMESTEPS = 100_000
-CHOICES = {
-    "tokenization": ("units", "slices", "chunks"),
-    "prediction_type": ("sample", "v_prediction", "flow_prediction", "epsilon"),
-}
+MAX_JSON_BYTES = 10_000_000  # of any JSON in a folder; that of the largest networks has a hundredth of it
+MAX_STD = 1e9  # of parameters, and its inverse: what float32 still multiplies without loss
+Name = Annotated[str, Between(1, 200), OneLine()]
 WEIGHTS = re.compile(r"diffusion_pytorch_model[\w.-]*\.safetensors")
 
 
@@ -104,53 +104,39 @@ def write_shims(folder: Path) -> None:
 
 def check_settings(path: Path, index: dict[str, Any]) -> None:
     """Refuse settings of wrong types, and ranges of prompts that are none."""
-    if not isinstance(index.get("task"), str | None):
-        raise ValueError(f"{path} must give task as a name, got {brief(index['task'])}")
-    steps = index.get("num_inference_steps", 1)
-    if not is_whole(steps, 1, MAX_TIMESTEPS):
-        raise ValueError(f"{path} must give num_inference_steps as 1 to {MAX_TIMESTEPS}, got {brief(steps)}")
+    read_value(Name | None, index.get("task"), f"{path}: task")
+    read_value(Timesteps, index.get("num_inference_steps", 1), f"{path}: num_inference_steps")
     TrainingFacts.from_json(index.get("training") or {}, f"{path}: training")
 
 
 def check_parts(folder: Path, classes: dict[str, str]) -> None:
     """Compare the configurations of the three parts with their weights and with each other."""
-    weights = {part: read_weights(folder / part) for part in ("transformer", "normalizer")}
-    path = folder / "transformer" / "config.json"
-    config = json_object(path)
-    scheduler_path = folder / "scheduler" / "scheduler_config.json"
-    scheduler = json_object(scheduler_path)
-    for file, part in ((path, "transformer"), (scheduler_path, "scheduler")):
-        name = (config if part == "transformer" else scheduler).get("_class_name", classes[part])
+    files = {
+        part: folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json") for part in classes
+    }
+    configs = {part: json_object(path) for part, path in files.items()}
+    for part, path in files.items():
+        name = configs[part].get("_class_name", classes[part])
         if name != classes[part]:
-            raise ValueError(f"{file} must be of a {classes[part]}, as {INDEX_FILE} says, got {brief(name)}")
-    num_params = check_layout(path, config.get("layout"))
-    found = {name: list(entry.shape) for name, entry in weights["normalizer"].items()}
-    if found != {"mean": [num_params], "std": [num_params]}:
+            raise ValueError(f"{path} must be of a {classes[part]}, as {INDEX_FILE} says, got {brief(name)}")
+    path, scheduler_path = files["transformer"], files["scheduler"]
+    entries = read_entries(classes["transformer"], configs["transformer"], str(path))
+    normalizer = read_entries(classes["normalizer"], configs["normalizer"], str(files["normalizer"]))
+    num_params = sum(math.prod(shape) for _, shape in entries["layout"])
+    if normalizer["num_params"] != num_params:
         raise ValueError(
-            f"{folder / 'normalizer'} must hold mean and std of {num_params} parameters, as {path} says, got "
-            f"{brief(found)}"
+            f"{files['normalizer']} must be of {num_params} parameters, as {path} says, got {normalizer['num_params']}"
         )
-    own = json_object(folder / "normalizer" / "config.json").get("num_params")
-    if own != num_params:
-        raise ValueError(
-            f"{folder / 'normalizer'} must be of {num_params} parameters, as {path} says, got {brief(own)}"
-        )
-    check_sizes(path, config, weights["transformer"])
-    steps = scheduler.get("num_train_timesteps")
-    if not is_whole(steps, 1, MAX_TIMESTEPS) or steps != config.get("num_train_timesteps"):
-        raise ValueError(
-            f"{scheduler_path} must have the model's num_train_timesteps, "
-            f"{brief(config.get('num_train_timesteps'))} and at most {MAX_TIMESTEPS}, got {brief(steps)}"
-        )
-    wanted = config.get("prediction_type", "sample")
-    if scheduler.get("prediction_type", wanted) != wanted:
-        raise ValueError(
-            f"{scheduler_path} must have the model's prediction_type {brief(wanted)}, got "
-            f"{brief(scheduler['prediction_type'])}"
-        )
-    for name in ("beta_start", "beta_end"):
-        if name in scheduler and not (is_number(scheduler[name]) and 0 < scheduler[name] < 1):
-            raise ValueError(f"{scheduler_path} must give {name} between 0 and 1, got {brief(scheduler[name])}")
+    weights = {part: read_weights(folder / part) for part in ("transformer", "normalizer")}
+    check_against_weights(classes["normalizer"], normalizer, weights["normalizer"], str(files["normalizer"]))
+    check_against_weights(classes["transformer"], entries, weights["transformer"], str(path))
+    check_scheduler(configs["scheduler"], str(scheduler_path))
+    for name, wanted in (("num_train_timesteps", None), ("prediction_type", entries["prediction_type"])):
+        found = configs["scheduler"].get(name, wanted)
+        if found != entries[name]:
+            raise ValueError(
+                f"{scheduler_path} must have the model's {name}, {brief(entries[name])}, got {brief(found)}"
+            )
 
 
 def check_weights(transformer: nn.Module, normalizer: nn.Module) -> None:
@@ -163,8 +149,12 @@ def check_weights(transformer: nn.Module, normalizer: nn.Module) -> None:
         broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
         if broken:
             raise ValueError(f"{part} has values that are not finite in {broken[:3]}")
-    if not (normalizer.state_dict()["std"] > 0).all():
-        raise ValueError("normalizer must have positive standard deviations")
+    std, mean = normalizer.state_dict()["std"], normalizer.state_dict()["mean"]
+    if not ((std >= 1 / MAX_STD) & (std <= MAX_STD) & (mean.abs() <= MAX_STD)).all():
+        raise ValueError(
+            f"normalizer must have positive standard deviations, {1 / MAX_STD:g} to {MAX_STD:g}, and means of at most "
+            f"{MAX_STD:g}"
+        )
 
 
 def read_weights(folder: Path) -> dict[str, TensorEntry]:
@@ -176,70 +166,25 @@ def read_weights(folder: Path) -> dict[str, TensorEntry]:
         raise ValueError(f"{folder} has no diffusion_pytorch_model.safetensors; weights in other formats are not read")
     for listing in folder.glob("*.safetensors.index.json"):
         parts = json_object(listing).get("weight_map")
-        if not isinstance(parts, dict) or not {str(p) for p in parts.values()} <= {file.name for file in files}:
+        if not isinstance(parts, dict) or not set(map(str, parts.values())) <= {file.name for file in files}:
             raise ValueError(f"{listing} must list files of its own folder, got {brief(parts)}")
     entries: dict[str, TensorEntry] = {}
     for file in files:
-        entries |= read_tensor_entries(file)
+        found = read_tensor_entries(file)
+        if twice := next((name for name in found if name in entries), None):
+            raise ValueError(f"{file} has a tensor {brief(twice)} that another file of {folder} has too: damaged")
+        entries |= found
     return entries
-
-
-def check_layout(path: Path, layout: Any) -> int:
-    """Number of parameters of `[[name, [size, ...]], ...]`."""
-    try:
-        shapes = [(name, shape) for name, shape in layout]
-    except (TypeError, ValueError):
-        shapes = []
-    if not shapes or not all(
-        isinstance(name, str) and isinstance(shape, list) and all(is_whole(s, 1, 2**40) for s in shape)
-        for name, shape in shapes
-    ):
-        raise ValueError(f"{path} must give layout as [[name, [size, ...]], ...], got {brief(layout)}")
-    return sum(math.prod(shape) for _, shape in shapes)
-
-
-def check_sizes(path: Path, config: dict[str, Any], weights: dict[str, TensorEntry]) -> None:
-    """No size in the configuration may exceed what the weights can have, and no choice may be unknown."""
-    for name, choices in CHOICES.items():
-        if config.get(name, choices[0]) not in choices:
-            raise ValueError(f"{path} must give {name} as one of {list(choices)}, got {brief(config[name])}")
-    most = sum(math.prod(entry.shape) for entry in weights.values())
-    for name in ("width", "num_layers", "num_heads", "num_frequencies", "edge_width", "encoder_depth", "decoder_depth"):
-        if name in config and not is_whole(config[name], 1, most):
-            raise ValueError(
-                f"{path} must give {name} as 1 to {most}, which its weights have, got {brief(config[name])}"
-            )
-    if "width" in config and [config["width"]] not in [list(entry.shape) for entry in weights.values()]:
-        raise ValueError(f"{path} says width {config['width']}, but no tensor of the weights has it: damaged")
-    ratio = config.get("mlp_ratio", 4.0)
-    if not (is_number(ratio) and 0 < ratio * config.get("width", 1) <= most):
-        raise ValueError(f"{path} must give mlp_ratio as a positive number that its weights have, got {brief(ratio)}")
 
 
 def json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path} is missing: the model is incomplete")
-    content = read_json(path)
+    content = read_json(path, max_bytes=MAX_JSON_BYTES)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {brief(content)}")
     return content
-
-
-def is_whole(value: Any, low: int, high: int) -> bool:
-    """Whether a value from JSON is a whole number of a range."""
-    return type(value) is int and low <= value <= high
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value from JSON is a finite number."""
-    return type(value) in (int, float) and abs(value) < 1e30
-
-
-def brief(value: Any) -> str:
-    """A value for an error message: one line, not all of it."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class ReferenceTransformer(ModelMixin, ConfigMixin):
             ValueError: sizes that do not fit the layout and the scalars, or a width that heads do not divide.
         """
         super().__init__()
-        self.layout, self.metric = ParameterLayout.from_json(layout), Metric(**metric)
+        self.layout, self.metric = ParameterLayout.from_json(layout), Metric.from_json(metric)
         self.check_sizes()
         self.sinusoids = ScalarSinusoids(num_frequencies, max_frequency_log2)
         self.encoder = TokenEncoder(input_sizes, width, encoder_depth)

@@ -121,7 +121,7 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         super().__init__()
         if width % num_heads:
             raise ValueError(f"num_heads must divide width, got {num_heads} and {width}")
-        self.metric = Metric(**metric)
+        self.metric = Metric.from_json(metric)
         self.layout = ParameterLayout.from_json(layout)
         self.permutations = PermutationSpec.from_json(permutations)
         index = token_index(self.layout, self.permutations, tokenization, chunk_size)

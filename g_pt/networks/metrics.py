@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
+
+from g_pt.files.schema import Between, OneLine, read_object
 
 Transform = Literal["identity", "log", "log1p"]
 
@@ -39,8 +41,8 @@ class Metric:
             a few units, since its frequencies begin at 1.
     """
 
-    name: str
-    unit: str
+    name: Annotated[str, Between(1, 100), OneLine()]
+    unit: Annotated[str, Between(0, 100), OneLine()]
     minimize: bool = True
     transform: Transform = "identity"
     scale: float = 1.0
@@ -50,6 +52,15 @@ class Metric:
             raise ValueError(f"metric scale must be a positive number, 1e-30 to 1e30, got {self.scale}")
         if self.transform not in TRANSFORMS:
             raise ValueError(f"metric transform must be one of {sorted(TRANSFORMS)}, got {self.transform!r}")
+
+    @classmethod
+    def from_json(cls, entries: Any) -> Metric:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: an entry is missing, unknown, or of another type.
+        """
+        return read_object(cls, entries, "metric")
 
     @property
     def label(self) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import accumulate, product
 from typing import Literal
 
 import torch
@@ -68,7 +68,7 @@ def token_index(
     chunks: dict[str, Tensor] = {}
     edges: dict[tuple[str, str], list[Tensor]] = {}
     blocks = permutations.blocks(layout)
-    for name, index in layout.unflatten(torch.arange(layout.num_params)).items():
+    for name, index in layout.unflatten(torch.arange(layout.num_params, device="cpu")).items():
         for groups, piece in pieces(index, blocks[name]):
             if tokenization == "slices" and len(groups) > 1:
                 groups, piece = groups[:1], piece.flatten(1)
@@ -88,7 +88,7 @@ def token_index(
                 )
     # a group whose tensors are all edges has units without numbers of their own
     joined = {
-        g: torch.cat(p, dim=1) if p else torch.empty(n, 0, dtype=torch.int64)
+        g: torch.cat(p, dim=1) if p else torch.empty(n, 0, dtype=torch.int64, device="cpu")
         for (g, n), p in zip(permutations.group_sizes(layout).items(), units.values(), strict=True)
     }
     return TokenIndex(joined, chunks, {pair: torch.cat(p, dim=2) for pair, p in edges.items()})
@@ -96,7 +96,7 @@ def token_index(
 
 def pieces(index: Tensor, axes: tuple[Blocks, ...]) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """Cut a tensor where its axes change group: yields groups and entries (units of each group, ..., K)."""
-    starts = [torch.tensor([0, *(b.size for b in blocks)]).cumsum(0).tolist() for blocks in axes]
+    starts = [list(accumulate((b.size for b in blocks), initial=0)) for blocks in axes]
     for choice in product(*(range(len(blocks)) for blocks in axes)):
         part, shape, movable = index, [], []
         for axis, (which, blocks) in enumerate(zip(choice, axes, strict=True)):
