@@ -27,15 +27,22 @@ from g_pt.evaluation.runs import ReferenceRuns, RunSet
 from g_pt.files.config import merge
 from g_pt.networks.training_facts import TrainingFacts
 from g_pt.tasks import registered_task
-from g_pt.tasks.base import Split, TrainableTask
+from g_pt.tasks.base import Split, Task, TrainableTask
 
 CACHE_VARIABLE = "G_PT_CACHE"
 MAX_BYTES = 1 << 30  # of each of the two sets of starts and ends
-MAX_STORED_BYTES, MAX_SHARD_BYTES = 50 << 30, 1 << 30  # of runs that are made again, on disk and at once in memory
+# of a harvest that a model's file asks for: hours of two cores, and what memory and disk may have left
+LIMITS = {
+    "steps of training": 10**9,
+    "checkpoints of a run": 5_000,
+    "examples in all steps": 2 * 10**10,
+    "examples at once": 10**7,
+    "MB": 50 << 10,
+    "MB of a shard": 1 << 10,
+}
 NUM_CHECKPOINTS = 20_000
 NUM_TRAJECTORIES = 128
 NUM_HELD_OUT = 512
-MOST_STEPS = 10**9  # of single networks: hours
 
 
 def reference_runs(
@@ -121,17 +128,12 @@ def reference_store(
             part of the data.
     """
     settings = harvest_settings(facts)
-    num_params = registered_task(settings.task).layout.num_params
+    task = registered_task(settings.task)
     num_training = facts.dataset.num_runs or settings.num_runs
     config = settings
     for num_runs in candidate_sizes(settings, num_training, num_held_out):
         config = merge(settings, {"num_runs": num_runs}, "harvest")
-        if num_runs * config.num_steps > MOST_STEPS:
-            raise ValueError(
-                f"the training runs of the model take {num_runs * config.num_steps:,} steps of training, more than the "
-                f"{MOST_STEPS:,} that are made again unasked: give the folder of its dataset"
-            )
-        check_bytes(config, num_params)
+        check_effort(config, task)
         store = harvested(config, dataset_folder(config, folder))
         if len(store.runs_of("train")) >= num_training and len(store.runs_of("test")) >= num_held_out:
             break
@@ -157,16 +159,31 @@ def harvest_settings(facts: TrainingFacts) -> HarvestConfig:
     return merge(HarvestConfig(), source, "settings of the model's training runs")
 
 
-def check_bytes(config: HarvestConfig, num_params: int) -> None:
-    """Refuse to write, or to hold in memory, more than a stated limit because a file says so."""
-    run_bytes = config.num_checkpoints * num_params * (4 if config.dtype == "float32" else 2)
-    shard, stored = min(config.runs_per_shard, config.num_runs) * run_bytes, config.num_runs * run_bytes
-    if stored > MAX_STORED_BYTES or shard > MAX_SHARD_BYTES:
-        raise ValueError(
-            f"the training runs of the model take {stored >> 20:,} MB, {shard >> 20:,} of them in a shard, more than "
-            f"the {MAX_STORED_BYTES >> 20:,} and {MAX_SHARD_BYTES >> 20:,} that are made again unasked: give the "
-            "folder of its dataset"
-        )
+def check_effort(config: HarvestConfig, task: Task) -> None:
+    """Refuse to harvest more than stated limits because a file says so.
+
+    Raises:
+        ValueError: the runs take more steps, examples, memory or space on the disk than `LIMITS`.
+    """
+    at_once = min(config.runs_per_shard, config.num_runs)
+    run_bytes = config.num_checkpoints * task.layout.num_params * (4 if config.dtype == "float32" else 2)
+    is_trained = isinstance(task, TrainableTask)
+    examples = config.batch_size if is_trained else config.ppo.num_envs * config.ppo.n_steps
+    steps = config.num_runs * config.num_steps
+    needed = {
+        "steps of training": steps,
+        "checkpoints of a run": config.num_checkpoints,
+        "examples in all steps": steps * examples * (1 if is_trained else config.ppo.n_epochs),
+        "examples at once": at_once * examples,
+        "MB": config.num_runs * run_bytes >> 20,
+        "MB of a shard": at_once * run_bytes >> 20,
+    }
+    for what, number in needed.items():
+        if number > LIMITS[what]:
+            raise ValueError(
+                f"the training runs of the model take {number:,} {what}, more than the {LIMITS[what]:,} that are made "
+                "again unasked: give the folder of its dataset"
+            )
 
 
 def candidate_sizes(config: HarvestConfig, num_training: int, num_held_out: int) -> list[int]:

@@ -14,16 +14,24 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from g_pt.files.schema import Between, Count, brief, one_line, read_object, read_value
+from g_pt.files.schema import Between, Count, Whole, brief, one_line, read_object, read_value
 from g_pt.networks.metrics import Metric
 
 MOST_RUNS = 1_000_000
 # of what says how runs were made: a reader may do it again, and is not asked for months
 MOST = {
     "num_runs": MOST_RUNS, "num_steps": 1_000_000, "num_checkpoints": 100_000, "runs_per_shard": MOST_RUNS,
-    "batch_size": 1_000_000,
+    "batch_size": 100_000, "n_steps": 100_000, "num_envs": 10_000, "n_epochs": 1000, "num_minibatches": 100_000,
 }  # fmt: skip
-MOST_ENTRIES = 100
+MOST_ENTRIES, MOST_LETTERS = 100, 10_000
+# settings by name, at the top of the source
+KINDS: dict[str, Any] = {
+    **{name: Annotated[int, Between(1, most)] for name, most in MOST.items()},
+    **dict.fromkeys(("learning_rate", "momentum", "weight_decay", "max_abs_param"), Annotated[float, Between(0)]),
+    "learning_rate_range": tuple[float, float] | None,
+    "seed": Whole,
+    "optimizer": str | dict[str, Any],
+}
 
 Fact = TypeVar("Fact")
 Runs = Annotated[int, Between(1, MOST_RUNS)]
@@ -186,12 +194,27 @@ def check_source(source: Mapping[str, Any]) -> None:
     """Bound the sizes in what says how runs were made, and want the task of a harvest.
 
     Raises:
-        ValueError: a size is none, or larger than anybody would harvest again.
+        ValueError: a setting is of another type, a size none or larger than anybody would harvest again, or there is
+            more than settings need.
     """
-    if len(source) > MOST_ENTRIES:
-        raise ValueError(f"source must have at most {MOST_ENTRIES} entries, got {len(source)}")
     if source.get("kind") == "harvest" and not isinstance(source.get("task"), str):
         raise ValueError(f"source must give the task of a harvest as a name, got {brief(source.get('task'))}")
-    for name, most in MOST.items():
-        if name in source:
-            read_value(Annotated[int, Between(1, most)], source[name], f"source: {one_line(name)}")
+    check_settings(source, "source")
+
+
+def check_settings(settings: Mapping[str, Any], where: str, depth: int = 0) -> None:
+    """Check what is known of settings, and of those in them."""
+    if len(settings) > MOST_ENTRIES or depth > 3:
+        raise ValueError(f"{where} must have at most {MOST_ENTRIES} entries, three deep, got {len(settings)}")
+    for name, value in settings.items():
+        place = f"{where}: {one_line(name, 80)}"
+        if name in KINDS and depth == 0:
+            read_value(KINDS[name], value, place)
+        elif name in MOST and type(value) is int:
+            read_value(Annotated[int, Between(1, MOST[name])], value, place)
+        if isinstance(value, dict):
+            check_settings(value, place, depth + 1)
+        elif isinstance(value, str | list) and len(value) > MOST_LETTERS:
+            raise ValueError(f"{place} must be a setting, got {len(value):,} entries or letters")
+        elif isinstance(value, int | float) and not abs(value) < 2**63:  # NaN is not
+            raise ValueError(f"{place} must be a finite number, got {brief(value)}")

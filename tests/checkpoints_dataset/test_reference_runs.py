@@ -90,13 +90,18 @@ def test_models_without_a_harvest_are_refused(facts):
     "sizes",
     [
         {"num_runs": 100_000, "num_steps": 100, "num_checkpoints": 60, "runs_per_shard": 100_000},
-        {"num_runs": 20_000, "num_steps": 50_000, "num_checkpoints": 50_000, "runs_per_shard": 1},
+        {"num_runs": 20_000, "num_steps": 50_000, "num_checkpoints": 5_000, "runs_per_shard": 1},
+        {"num_runs": 20, "num_steps": 1_000_000, "num_checkpoints": 100_000},
+        {"num_runs": 20_000, "num_steps": 20_000, "batch_size": 10_000},
+        {"num_runs": 20_000, "num_steps": 60, "batch_size": 10_000, "runs_per_shard": 20_000, "num_checkpoints": 2},
+        {"task": "cartpole", "num_runs": 125, "num_steps": 60, "ppo": {"n_steps": 100_000, "num_envs": 10_000}},
     ],
 )
 def test_a_harvest_that_no_disk_or_memory_holds_is_refused_before_it_begins(facts, tmp_path, sizes):
-    source = {**facts.dataset.source, **sizes}
+    kept = ("kind", "runs_per_shard", "num_checkpoints") if "ppo" in sizes else facts.dataset.source
+    source = {**{name: facts.dataset.source[name] for name in kept}, **sizes}
     asking = replace(facts, dataset=DatasetFacts(18_000 if sizes["num_runs"] == 20_000 else 18, source=source))
-    with pytest.raises(ValueError, match=r"MB, .* made again unasked: give the folder of its dataset"):
+    with pytest.raises(ValueError, match=r" take [\d,]+ .* made again unasked: give the folder of its dataset"):
         reference_store(asking, tmp_path, num_held_out=1)
     assert list(tmp_path.iterdir()) == []
 
