@@ -180,7 +180,8 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         config, model = self.config, self.transformer
         described = ModelDescription(
             config.task, config.task in BUILT_IN, self.metric, self.layout, self.facts, type(model).__name__,
-            model.num_parameters(),            model.config.prediction_type, type(self.scheduler).__name__, config.num_inference_steps,
+            model.num_parameters(), model.config.prediction_type, type(self.scheduler).__name__,
+            config.num_inference_steps,
         )  # fmt: skip
         return model_card(described, repo_id, report=report, license=license)
 

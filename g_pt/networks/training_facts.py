@@ -174,9 +174,11 @@ class TrainingFacts:
         """Lowest and highest metric of any checkpoint, raw; raises as `attainable` does."""
         return known("prompt_range", self.prompt_range)
 
-    def quality(self) -> TrainedRuns:
-        """Quality of runs of the test split; raises as `attainable` does."""
-        return known("trained_runs", self.trained_runs)
+    def quality(self, name: str) -> TrainedRuns:
+        """Quality of runs of the test split, by "test_loss" or the like too; raises as `attainable` does."""
+        runs = known("trained_runs", self.trained_runs)
+        known(f"{name} in trained_runs", runs.means.get(name))
+        return runs
 
     def prompts(self, num_prompts: int) -> Tensor:
         """Evenly spaced prompts over the attainable range, the best first: (K,), raw; raises as `attainable` does."""
