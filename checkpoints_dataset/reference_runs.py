@@ -31,14 +31,14 @@ from g_pt.tasks.base import Split, Task, TrainableTask
 
 CACHE_VARIABLE = "G_PT_CACHE"
 MAX_BYTES = 1 << 30  # of each of the two sets of starts and ends
-# of a harvest that a model's file asks for: hours of two cores, and what a disk may have left
+# of a harvest that a model's file asks for: hours of two cores, and what memory and disk may have left
 LIMITS = {
-    "steps of all runs": 10**8,
+    "steps of training": 10**9,
     "checkpoints of a run": 5_000,
     "examples in all steps": 2 * 10**10,
     "examples at once": 10**7,
-    "bytes": 50 << 30,
-    "bytes of a shard": 1 << 30,
+    "MB": 50 << 10,
+    "MB of a shard": 1 << 10,
 }
 NUM_CHECKPOINTS = 20_000
 NUM_TRAJECTORIES = 128
@@ -128,10 +128,12 @@ def reference_store(
             part of the data.
     """
     settings = harvest_settings(facts)
+    task = registered_task(settings.task)
     num_training = facts.dataset.num_runs or settings.num_runs
     config = settings
     for num_runs in candidate_sizes(settings, num_training, num_held_out):
         config = merge(settings, {"num_runs": num_runs}, "harvest")
+        check_effort(config, task)
         store = harvested(config, dataset_folder(config, folder))
         if len(store.runs_of("train")) >= num_training and len(store.runs_of("test")) >= num_held_out:
             break
@@ -154,9 +156,7 @@ def harvest_settings(facts: TrainingFacts) -> HarvestConfig:
             f"the training runs of the model saw the data {subset or 'as a whole'!r}, here is {own or 'all of it'!r}: "
             "give the folder of its dataset, or the data it was made from (--data-dir)"
         )
-    config = merge(HarvestConfig(), source, "settings of the model's training runs")
-    check_effort(config, task)
-    return config
+    return merge(HarvestConfig(), source, "settings of the model's training runs")
 
 
 def check_effort(config: HarvestConfig, task: Task) -> None:
@@ -167,23 +167,22 @@ def check_effort(config: HarvestConfig, task: Task) -> None:
     """
     at_once = min(config.runs_per_shard, config.num_runs)
     run_bytes = config.num_checkpoints * task.layout.num_params * (4 if config.dtype == "float32" else 2)
-    ppo = config.ppo
-    experience = ppo.num_envs * ppo.n_steps
-    examples = config.batch_size if isinstance(task, TrainableTask) else experience * ppo.n_epochs
+    is_trained = isinstance(task, TrainableTask)
+    examples = config.batch_size if is_trained else config.ppo.num_envs * config.ppo.n_steps
+    steps = config.num_runs * config.num_steps
     needed = {
-        "steps of all runs": config.num_runs * config.num_steps,
+        "steps of training": steps,
         "checkpoints of a run": config.num_checkpoints,
-        "examples in all steps": config.num_runs * config.num_steps * examples,
-        "examples at once": at_once * (config.batch_size if isinstance(task, TrainableTask) else experience),
-        "bytes": config.num_runs * run_bytes,
-        "bytes of a shard": at_once * run_bytes,
+        "examples in all steps": steps * examples * (1 if is_trained else config.ppo.n_epochs),
+        "examples at once": at_once * examples,
+        "MB": config.num_runs * run_bytes >> 20,
+        "MB of a shard": at_once * run_bytes >> 20,
     }
     for what, number in needed.items():
         if number > LIMITS[what]:
             raise ValueError(
-                f"the model says that its training runs were {config.num_runs:,} of {config.num_steps:,} steps and "
-                f"{config.num_checkpoints:,} checkpoints: {number:,} {what}, more than is made again unasked (at most "
-                f"{LIMITS[what]:,}); give the folder of its dataset"
+                f"the training runs of the model take {number:,} {what}, more than the {LIMITS[what]:,} that are made "
+                "again unasked: give the folder of its dataset"
             )
 
 

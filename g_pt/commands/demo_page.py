@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from g_pt.model.pipeline import ParameterUpdatePipeline
-from g_pt.pictures.canvas import BLUE, GREY, ORANGE, new_figure
+from g_pt.pictures.canvas import BLUE, GREY, ORANGE, new_figure, show_words
 from g_pt.tasks.classification import ClassificationTask
 
 NUM_IMAGES = 10
@@ -103,6 +103,7 @@ def prompt_figure(history: History, name: str) -> Figure:
     axis.set(xlabel=f"prompted {metric.name} ({metric.unit})", ylabel=f"achieved {metric.name}, test split")
     axis.set_title("prompted against achieved, every sample so far")
     axis.legend(frameon=False, loc="upper left")
+    show_words(figure)
     return figure
 
 

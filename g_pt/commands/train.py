@@ -92,8 +92,8 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
     from g_pt.tasks.base import PopulationTask, TrainableTask
     from g_pt.training.accelerators import use_cpu_threads
     from g_pt.training.alignment import align, check_alignment
-    from g_pt.training.checkpoints import check_output, check_replaceable
-    from g_pt.training.loop import fit, join_processes
+    from g_pt.training.checkpoints import begin, check_output, check_replaceable
+    from g_pt.training.loop import fit, join_processes, stage_settings
     from g_pt.training.setup import process_share
 
     for flag, folder in (("--output", program.output), ("--dataset", program.dataset)):
@@ -115,6 +115,8 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         check_alignment(program, task, accelerator)
     harvest = dataclasses.replace(program.harvest, task=program.task)
     if not team.from_first(is_finished(program.dataset)):
+        if team.is_first and not program.resume:  # a kill from here on is resumed
+            begin(config.output, stage_settings(first_stage, "diffusion"))
         use_cpu_threads(config.optimizer.cpu_threads, torch.device("cpu"))
         harvest_with_progress(harvest, program.dataset, team)
     team.wait()

@@ -26,6 +26,8 @@ TEMPORARY = re.compile(
 )  # earlier ones too
 # a full disk or quota, a file too large, a broken disk, a folder that is not to be written
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES}
+# of the errors of torch.save and save_file on such a disk
+WRITER_WORDS = re.compile(r"SafetensorError|PytorchStreamWriter|inline_container|iostream|Parent directory|os error")
 MAX_JSON_BYTES = 500_000_000  # the largest manifests, of shards of millions of runs
 
 
@@ -62,6 +64,23 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_disk_errors(path: Path | str) -> Iterator[None]:
+    """Let what libraries raise where a disk is full, or a folder gone, name the path that was being written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+    except Exception as error:  # the serialisers of torch and safetensors have their own
+        if not WRITER_WORDS.search(f"{type(error).__name__} {error}"):
+            raise
+        raise OSError(f"{path} cannot be written: the disk is full, or the folder is gone") from error
 
 
 @contextmanager

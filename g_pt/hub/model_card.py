@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from g_pt.files.schema import one_line
 from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.networks.training_facts import TrainingFacts
 
 TAGS = ["diffusers", "g-pt", "weight-space-learning", "learned-optimization"]
+OWN_NETWORKS = (
+    "\n\nIn place of the random vectors take networks of your own, initialised as for your training, and their "
+    "{metric} as the starting metric."
+)
 PAPER = "[Peebles et al. 2022](https://arxiv.org/abs/2209.12892)"
 
 
@@ -18,7 +25,8 @@ class ModelDescription:
     """A model in plain values.
 
     Attributes:
-        task: name of its task; None for networks of the user's own.
+        task: name of its task; None where it has none.
+        everybody_has_task: whether the task comes with this package and measures networks there.
         metric: what is prompted.
         layout: of the networks that it updates.
         facts: of its training.
@@ -30,6 +38,7 @@ class ModelDescription:
     """
 
     task: str | None
+    everybody_has_task: bool
     metric: Metric
     layout: ParameterLayout
     facts: TrainingFacts
@@ -65,10 +74,10 @@ def model_card(
         license=license,
         eval_results=eval_results(model.task, report),
     )
-    metric, task = model.metric, model.task or "networks of your own"
+    metric, task = plain(model.metric.name), plain(model.task or "networks of your own")
     parts = [
         f"# {repo_id}",
-        f"A G.pt ({PAPER}) for the task **{task}**: given a network it has never seen and a {metric.name} you ask for, "
+        f"A G.pt ({PAPER}) for the task **{task}**: given a network it has never seen and a {metric} you ask for, "
         "it samples one parameter update that takes the network there.",
         "## Use",
         snippet(model, repo_id),
@@ -79,7 +88,7 @@ def model_card(
         "## Evaluation",
         evaluation(report),
         "## Intended use and limits",
-        bullets(limits(metric)),
+        bullets(limits(model.metric)),
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -106,40 +115,34 @@ def eval_results(task: str | None, report: dict[str, Any] | None) -> list[Any] |
             metric_value=round(float(value), 4),
         )
         for name, value in measured.items()
+        if value is not None
     ]
 
 
 def snippet(model: ModelDescription, repo_id: str) -> str:
-    """Five lines that work."""
+    """Five lines that work wherever this package is installed."""
     best, init = model.facts.attainable_range or (0.1, 1.0)
+    # a task of one's own is in no installed package: it can neither make the starts there nor measure them
+    starts, known = "0.1 * torch.randn(8, pipe.layout.num_params)", f", starting_metric={init:.3g}"
+    if model.everybody_has_task:
+        starts, known = "pipe.task.init(8, torch.Generator().manual_seed(0))", ""
+    note = "" if model.everybody_has_task else OWN_NETWORKS.format(metric=plain(model.metric.name))
     return f"""```python
 import torch
 from g_pt import ParameterUpdatePipeline
 
-pipe = ParameterUpdatePipeline.from_pretrained("{repo_id}")
-starts = {starts(model.task)}
-updated = pipe(starts, prompted_metric={best:.3g}{known_start(model.task, init)}).params  # (8, parameters)
-```"""
-
-
-def starts(task: str | None) -> str:
-    """Eight networks to begin with: fresh ones where the task can make them."""
-    if task is None:
-        return "0.1 * torch.randn(8, pipe.layout.num_params)"
-    return "pipe.task.init(8, torch.Generator().manual_seed(0))"
-
-
-def known_start(task: str | None, metric: float) -> str:
-    """The starting metric, which cannot be measured without a task."""
-    return "" if task is not None else f", starting_metric={metric:.3g}"
+pipe = ParameterUpdatePipeline.from_pretrained({json.dumps(repo_id)})
+starts = {starts}
+updated = pipe(starts, prompted_metric={best:.3g}{known}).params  # (8, parameters)
+```{note}"""
 
 
 def description(model: ModelDescription) -> dict[str, str]:
     """What is updated, by what, towards what."""
     metric, layout = model.metric, model.layout
     facts = {
-        "networks": f"{layout.num_params} parameters: {layout.describe()}",
-        "prompted by": f"{metric.name} ({metric.unit}) on the task's validation split",
+        "networks": f"{layout.num_params} parameters: {plain(layout.describe())}",
+        "prompted by": f"{plain(metric.label)} on the task's validation split",
     }
     if model.facts.prompt_range is not None:
         low, high = model.facts.prompt_range
@@ -161,7 +164,7 @@ def training_data(training: TrainingFacts) -> dict[str, str]:
         return {"data": "not recorded"}
     facts = {"size": f"{dataset.num_checkpoints:,} checkpoints of {dataset.num_runs:,} training runs"}
     if dataset.source:
-        facts["how the runs were made"] = ", ".join(f"{key} {value}" for key, value in dataset.source.items())
+        facts["how the runs were made"] = ", ".join(plain(f"{key} {value}") for key, value in dataset.source.items())
     facts["stages"] = "denoising"
     if training.alignment is not None:
         settings = ", ".join(f"{key} {value}" for key, value in asdict(training.alignment).items())
@@ -174,8 +177,9 @@ def evaluation(report: dict[str, Any] | None) -> str:
     if report is None:
         return "Not measured. `gpt-evaluate --model MODEL --json report.json` measures it."
     lines = [
-        f"`gpt-evaluate`: {report.get('networks')} freshly initialised networks, the test split of "
-        f"{report.get('task')}, {report.get('num_inference_steps')} sampling steps, 95 % bootstrap intervals.",
+        f"`gpt-evaluate`: {plain(report.get('networks'))} freshly initialised networks, the test split of "
+        f"{plain(report.get('task'))}, {plain(report.get('num_inference_steps'))} sampling steps, 95 % "
+        "bootstrap intervals.",
         "",
         "| what | mean | 95 % interval |",
         "|---|---|---|",
@@ -184,14 +188,20 @@ def evaluation(report: dict[str, Any] | None) -> str:
     after = report.get("one_update", {})
     rows |= {f"{k} after one update": v for k, v in after.items() if isinstance(v, dict)}
     rows |= {f"{k} before": v for k, v in report.get("starting", {}).items() if isinstance(v, dict)}
-    lines += [f"| {name.replace('_', ' ')} | {interval_cells(entry)} |" for name, entry in rows.items()]
+    lines += [f"| {plain(name.replace('_', ' '))} | {interval_cells(entry)} |" for name, entry in rows.items()]
     return "\n".join([*lines, "", memorisation(report)])
 
 
 def interval_cells(entry: dict[str, Any]) -> str:
     """Mean and interval as two cells."""
-    interval = f"{entry['low']:.4g} to {entry['high']:.4g}" if {"low", "high"} <= set(entry) else ""
-    return f"{entry['mean']:.4g} | {interval}"
+    known = entry.get("low") is not None and entry.get("high") is not None
+    interval = f"{entry['low']:.4g} to {entry['high']:.4g}" if known else ""
+    return f"{number(entry)} | {interval}"
+
+
+def number(entry: dict[str, Any], digits: int = 4) -> str:
+    """The mean of an entry of the report, where it could be measured."""
+    return "-" if entry.get("mean") is None else f"{entry['mean']:.{digits}g}"
 
 
 # of the report's section on novelty: what the card calls it -> its key
@@ -216,8 +226,8 @@ def memorisation(report: dict[str, Any]) -> str:
         f"|{'---|' * (1 + len(NOVELTY_COLUMNS))}",
     ]
     for name, row in section["rows"].items():
-        cells = [f"{row[key]['mean']:.3g}" if key in row else "-" for key in NOVELTY_COLUMNS.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells = [number(row.get(key, {}), 3) for key in NOVELTY_COLUMNS.values()]
+        lines.append(f"| {plain(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -227,10 +237,15 @@ def limits(metric: Metric) -> dict[str, str]:
         "for": "research on learned optimization and on distributions of networks",
         "only": "networks of exactly the layout above, with inputs preprocessed as in the task",
         "prompts": "outside the range seen in training need not be followed",
-        "quality": f"the prompt means the {metric.name} on the validation split; other data give other values",
+        "quality": f"the prompt means the {plain(metric.name)} on the validation split; other data give other values",
         "safety": "weights are safetensors; the one-line .py files only import the installed package g-pt, and only "
         "`DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` runs them",
     }
+
+
+def plain(text: Any) -> str:
+    """Words from a model or a report as Markdown that shows them as they are: one line, no markup, no HTML."""
+    return re.sub(r"([\\`*\[\]<>|#&$])", r"\\\1", one_line(str(text), 1000))
 
 
 def bullets(facts: dict[str, str]) -> str:

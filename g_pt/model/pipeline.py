@@ -47,7 +47,7 @@ from g_pt.networks.metrics import Metric
 from g_pt.networks.modules import module_params, write_module
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.networks.training_facts import TrainingFacts
-from g_pt.tasks import registered_task, task_names
+from g_pt.tasks import BUILT_IN, registered_task, task_names
 from g_pt.tasks.base import Task
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -179,8 +179,9 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """Markdown of a card, with the figures of a report of `gpt-evaluate --json`."""
         config, model = self.config, self.transformer
         described = ModelDescription(
-            config.task, self.metric, self.layout, self.facts, type(model).__name__, model.num_parameters(),
-            model.config.prediction_type, type(self.scheduler).__name__, config.num_inference_steps,
+            config.task, config.task in BUILT_IN, self.metric, self.layout, self.facts, type(model).__name__,
+            model.num_parameters(), model.config.prediction_type, type(self.scheduler).__name__,
+            config.num_inference_steps,
         )  # fmt: skip
         return model_card(described, repo_id, report=report, license=license)
 

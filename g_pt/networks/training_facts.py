@@ -24,7 +24,7 @@ MOST = {
     "batch_size": 100_000, "n_steps": 100_000, "num_envs": 10_000, "n_epochs": 1000, "num_minibatches": 100_000,
 }  # fmt: skip
 MOST_ENTRIES, MOST_LETTERS = 100, 10_000
-# settings by name, wherever in the source they stand
+# settings by name, at the top of the source
 KINDS: dict[str, Any] = {
     **{name: Annotated[int, Between(1, most)] for name, most in MOST.items()},
     **dict.fromkeys(("learning_rate", "momentum", "weight_decay", "max_abs_param"), Annotated[float, Between(0)]),
@@ -174,9 +174,11 @@ class TrainingFacts:
         """Lowest and highest metric of any checkpoint, raw; raises as `attainable` does."""
         return known("prompt_range", self.prompt_range)
 
-    def quality(self) -> TrainedRuns:
-        """Quality of runs of the test split; raises as `attainable` does."""
-        return known("trained_runs", self.trained_runs)
+    def quality(self, name: str) -> TrainedRuns:
+        """Quality of runs of the test split, by "test_loss" or the like too; raises as `attainable` does."""
+        runs = known("trained_runs", self.trained_runs)
+        known(f"{name} in trained_runs", runs.means.get(name))
+        return runs
 
     def prompts(self, num_prompts: int) -> Tensor:
         """Evenly spaced prompts over the attainable range, the best first: (K,), raw; raises as `attainable` does."""
@@ -208,8 +210,10 @@ def check_settings(settings: Mapping[str, Any], where: str, depth: int = 0) -> N
         raise ValueError(f"{where} must have at most {MOST_ENTRIES} entries, three deep, got {len(settings)}")
     for name, value in settings.items():
         place = f"{where}: {one_line(name, 80)}"
-        if name in KINDS:
+        if name in KINDS and depth == 0:
             read_value(KINDS[name], value, place)
+        elif name in MOST and type(value) is int:
+            read_value(Annotated[int, Between(1, MOST[name])], value, place)
         if isinstance(value, dict):
             check_settings(value, place, depth + 1)
         elif isinstance(value, str | list) and len(value) > MOST_LETTERS:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
@@ -36,6 +37,16 @@ def new_figure(num_columns: int = 1, num_rows: int = 1) -> tuple[Figure, list[An
     return figure, list(axes)
 
 
+def show_words(figure: Figure) -> None:
+    """Show dollars in names and units as dollars: what lies between two of them would be read as a formula.
+
+    Labels of ticks are formulas that matplotlib writes itself.
+    """
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and "$" in text.get_text() and "mathdefault" not in text.get_text():
+            text.set_parse_math(False)
+
+
 def check_picture(path: Path, formats: Sequence[str] = FORMATS) -> None:
     """Refuse a path whose suffix names no format of pictures.
 
@@ -54,6 +65,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     check_picture(path)
     kind = path.suffix[1:].lower()
+    show_words(figure)
     with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "g-pt", "pdf.fonttype": 42}):
         figure.savefig(temporary, format=kind, metadata=UNDATED[kind])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from g_pt.files.atomic import atomic_path
 from g_pt.networks.metrics import Metric
-from g_pt.pictures.canvas import BLUE, ORANGE, new_figure
+from g_pt.pictures.canvas import BLUE, ORANGE, new_figure, show_words
 
 SMALLEST_IMAGE = 25  # inputs
 MILLISECONDS = 120
@@ -66,6 +66,7 @@ def save_latent_walk(weights: Tensor, achieved: Tensor, path: Path, metric: Metr
     room = max(0.5 * float(values.max() - values.min()), 0.02 * float(np.abs(values).max()), 1e-6)
     right.set(xlabel="frame of the walk", ylabel=f"{metric.label}, test split")
     right.set_ylim(values.min() - room, values.max() + room)
+    show_words(figure)
     figure.canvas.draw()
     figure.set_layout_engine("none")  # as it is: to lay out every frame anew takes most of the time
     frames = []

@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from g_pt.command_line.output import without_nan
 from g_pt.files.atomic import atomic_path, read_json
+from g_pt.files.schema import Whole, brief, read_object, read_value
 from g_pt.hub.download import REPORT_FILE
 from g_pt.report.section import Section
+
+MAX_REPORT_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Mean:
+    """An entry of a report that the card of a model shows; None where it could not be measured."""
+
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def from_json(cls, value: Any) -> Mean:
+        """Read it from among the entries of newer versions."""
+        return read_object(cls, value, "a measurement", ignore_unknown=True)
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """The section on novelty, as far as the card shows it."""
+
+    training_runs: Whole
+    rows: dict[str, dict[str, Mean | Any]]
+
+    @classmethod
+    def from_json(cls, value: Any) -> Novelty:
+        """Read it from among the entries of newer versions."""
+        return read_object(cls, value, "novelty", ignore_unknown=True)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the card of a model takes from a report."""
+
+    prompt_alignment: dict[str, Mean]
+    one_update: dict[str, Mean | float | None] = field(default_factory=dict)
+    starting: dict[str, Mean | float | None] = field(default_factory=dict)
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "novelty" in self.sections:
+            read_value(Novelty, self.sections["novelty"], "sections")
 
 
 def write_document(
@@ -69,7 +114,7 @@ def saved_report(folder: Path) -> dict[str, Any] | None:
         ValueError: the file is no report.
     """
     path = folder / REPORT_FILE
-    return read_report(path) if path.is_file() else None
+    return read_report(path) if path.exists() else None
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -78,7 +123,8 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is no report.
     """
-    report = read_json(path)
+    report = without_nan(read_json(path, max_bytes=MAX_REPORT_BYTES))
     if not isinstance(report, dict) or "prompt_alignment" not in report:
-        raise ValueError(f"{path} must be a report of gpt-evaluate --json; got {json.dumps(report)[:60]}")
+        raise ValueError(f"{path} must be a report of gpt-evaluate --json; got {brief(report)}")
+    read_object(Measured, report, str(path), ignore_unknown=True)
     return report

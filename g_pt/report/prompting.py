@@ -70,7 +70,10 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
         raise ValueError(
             f"at least 2 networks and 2 prompts are needed, got {subject.num_networks} and {subject.num_prompts}"
         )
-    ranges, trained = prompt_ranges(subject, prompt_range), subject.pipeline.facts.quality()
+    ranges, trained = (
+        prompt_ranges(subject, prompt_range),
+        subject.pipeline.facts.quality(f"test_{subject.metric.name}"),
+    )
     started = time.perf_counter()
     task, metric = subject.task, subject.metric
     generator = torch.Generator().manual_seed(subject.seed)
@@ -175,7 +178,7 @@ def quality_table(facts: dict[str, Any]) -> Table:
         (
             ("before", *(str(Interval(**before[m])) for m in metrics)),
             (f"one update, prompt {after['prompt']:.3g}", *(str(Interval(**after[m])) for m in metrics)),
-            ("trained runs, held out", *(f"{trained[m]['mean']:.4g}" for m in metrics)),
+            ("trained runs, held out", *(f"{trained[m]['mean']:.4g}" if m in trained else "-" for m in metrics)),
         ),
     )
 

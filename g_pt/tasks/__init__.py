@@ -1,5 +1,6 @@
 """Tasks: families of networks with metrics. `get_task(name)` makes one."""
 
+from g_pt.tasks.registry import BUILT_IN as BUILT_IN
 from g_pt.tasks.registry import get_task as get_task
 from g_pt.tasks.registry import register_task as register_task
 from g_pt.tasks.registry import registered_task as registered_task

@@ -29,6 +29,9 @@ _TASKS: dict[str, str] = {
     "spirals": "g_pt.tasks.toys:Spirals",
 }
 
+# What every installation has, whatever a process registers.
+BUILT_IN = frozenset(_TASKS)
+
 # Of the reference, for models and data imported from it. Not listed with the others and not held to their promises:
 # what it calls validation are its test images, and what its policies return cannot be measured here.
 _REFERENCE_TASKS: dict[str, str] = {

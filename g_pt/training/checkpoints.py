@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from g_pt.files.atomic import fingerprint, read_json, write_json
+from g_pt.files.atomic import fingerprint, named_disk_errors, read_json, write_json
 from g_pt.files.folder_lock import folder_lock
 from g_pt.files.schema import brief
 from g_pt.hub.download import CARD_FILE, INDEX_FILE, REPORT_FILE
@@ -30,6 +30,7 @@ from g_pt.training.log import LOG_FILE
 CONFIG_FILE = "train_config.json"
 FILES_FILE = "files.json"
 DAMAGED = ".damaged"
+STEP_FOLDER = re.compile(r"step-([0-9]{8})")
 PART_FILE = re.compile(rf"(scheduler_)?config\.json|{WEIGHTS.pattern}(\.index\.json)?|{SHIM}\.py")
 
 
@@ -72,7 +73,8 @@ class TrainingCheckpoints:
 
     def saved_steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
-        return sorted(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-????????") if p.is_dir())
+        found = (STEP_FOLDER.fullmatch(path.name) for path in self.folder.glob("step-*") if path.is_dir())
+        return sorted(int(match[1]) for match in found if match)
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint of a step."""
@@ -90,11 +92,11 @@ class TrainingCheckpoints:
         check_output(self.output, resume=resume)
         if resume:
             check_resumable(read_json(self.output / CONFIG_FILE), self.settings)
-            return self.load_newest()
+        step = self.load_newest() if resume else 0
         self.accelerator.wait_for_everyone()  # or a slow process would find the settings of this very run
-        if self.accelerator.is_main_process:
+        if not step and self.accelerator.is_main_process:  # also over those without the data, see `begin`
             write_json(self.output / CONFIG_FILE, self.settings)
-        return 0
+        return step
 
     def load_newest(self) -> int:
         """Restore the newest whole checkpoint, if any, into what the accelerator prepared; returns its step."""
@@ -143,7 +145,14 @@ class TrainingCheckpoints:
 
     def save(self, step: int) -> None:
         """Write a checkpoint durably, then remove the oldest ones; all processes call this."""
+        with named_disk_errors(self.path(step)):
+            self.write(step)
+
+    def write(self, step: int) -> None:
+        """The work of `save`."""
         accelerator, path = self.accelerator, self.path(step)
+        if accelerator.is_main_process:
+            check_still_there(self.output)
         temporary = path.with_name(f"{path.name}.tmp")  # the same in all processes; the folder around it is ours
         if accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -160,6 +169,22 @@ class TrainingCheckpoints:
             for old in self.saved_steps()[: -self.keep]:
                 shutil.rmtree(self.path(old))
         accelerator.wait_for_everyone()
+
+
+def begin(output: Path, settings: dict[str, Any]) -> None:
+    """Say in the output folder that a run has begun whose data are still to be made, so that it can be resumed."""
+    with named_disk_errors(output):
+        write_json(output / CONFIG_FILE, {key: value for key, value in settings.items() if key != "data"})
+
+
+def check_still_there(output: Path) -> None:
+    """Refuse to go on with a run whose folder was removed: what it has written is gone.
+
+    Raises:
+        FileNotFoundError: it was.
+    """
+    if not (output / CONFIG_FILE).exists():
+        raise FileNotFoundError(f"{output} was removed, or emptied, while the training wrote to it: it cannot go on")
 
 
 def fingerprints(folder: Path) -> dict[str, Any]:
@@ -255,13 +280,26 @@ def jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def check_resumable(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse to resume with settings that would give another run; folders and evaluations may change."""
-    free = {"dataset", "output", "pipeline", "progress"}
+def check_resumable(old: Any, new: dict[str, Any]) -> None:
+    """Refuse to resume with settings that would give another run; folders and evaluations may change.
+
+    Where the earlier settings have no data, the run was stopped while these were made.
+
+    Raises:
+        ValueError: settings differ, or the earlier ones are none.
+    """
+    if not isinstance(old, dict):
+        raise ValueError(f"cannot resume: {CONFIG_FILE} must hold the settings of the run, got {brief(old)}")
+    free = {"dataset", "output", "pipeline", "progress"} | ({"data"} - set(old))
     for section in sorted(new.keys() - free):
         if old.get(section) == new[section]:
             continue
         name, before, now = section, old.get(section), new[section]
         if isinstance(now, dict) and isinstance(before, dict):
             name, before, now = next((f"{section}.{k}", before.get(k), v) for k, v in now.items() if before.get(k) != v)
-        raise ValueError(f"cannot resume: the run was started with {name} = {before!r}, now it is {now!r}")
+        raise ValueError(f"cannot resume: the run was started with {name} = {shown(before)}, now it is {shown(now)}")
+
+
+def shown(value: Any) -> str:
+    """A setting in a message."""
+    return brief(value, 200)

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from g_pt.files.atomic import atomic_path
+from g_pt.files.atomic import atomic_path, check_regular, named_disk_errors
 
 LOG_FILE = "log.jsonl"
 # Below this share of the spread of trained networks, samples are all but one and the same network.
 COLLAPSED = 0.3
+
+
+# of a line, what is read again by the pictures or here; numbers may be NaN
+SCALARS = ("loss", "grad_norm", "lr", "alignment", "dispersion_ratio")
+LISTS = ("prompts", "achieved", "achieved_low", "achieved_high")
 
 
 class CollapseWarning(UserWarning):
@@ -89,7 +96,9 @@ class TrainingLog:
         if not self.enabled:
             return
         self.lines.append(line)
-        with open(self.path, "a") as file:  # opened and closed: a kill finds nothing in a buffer
+        # opened and closed: a kill finds nothing in a buffer; not made anew where somebody has removed it
+        with named_disk_errors(self.path), open(self.path, "r+") as file:
+            file.seek(0, os.SEEK_END)
             file.write(json.dumps(line) + "\n")
         if self.listener is not None:
             self.listener.line(line)
@@ -109,14 +118,34 @@ class TrainingLog:
 
 
 def kept_lines(path: Path, last_step: int) -> list[dict[str, Any]]:
-    """Lines up to a step; one that is cut off can only be the last."""
+    """Lines up to a step. The last may be cut off by a kill; others that are damaged are left out, with a warning."""
     kept: list[dict[str, Any]] = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break
-        if line["step"] > last_step:
-            break
-        kept.append(line)
+    damaged: list[int] = []
+    if path.exists():
+        check_regular(path)
+    texts = path.read_bytes().splitlines() if path.exists() else []
+    for number, text in enumerate(texts, start=1):
+        line = read_line(text)
+        if line is None:
+            damaged.append(number)
+        elif line["step"] <= last_step:
+            kept.append(line)
+    if damaged and damaged != [len(texts)]:
+        warnings.warn(f"left {len(damaged)} damaged lines out of {path}, the first is line {damaged[0]}", stacklevel=2)
     return kept
+
+
+def read_line(text: bytes) -> dict[str, Any] | None:
+    """One line of a log, or None where it is damaged."""
+    try:
+        line = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return None
+    tensors = line.get("held_out_by_tensor", {})
+    lists = [line.get(name, []) for name in LISTS]
+    if not isinstance(tensors, dict) or not all(isinstance(values, list) for values in lists):
+        return None
+    numbers = [*(line.get(name) for name in SCALARS), *tensors.values(), *chain.from_iterable(lists)]
+    return line if all(value is None or type(value) in (int, float) for value in numbers) else None

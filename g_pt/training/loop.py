@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from g_pt.files.atomic import atomic_folder
+from g_pt.files.atomic import atomic_folder, named_disk_errors
 from g_pt.hub.download import CARD_FILE
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pipeline import ParameterUpdatePipeline
@@ -31,6 +31,7 @@ from g_pt.training.checkpoints import (
     TrainingCheckpoints,
     check_output,
     check_replaceable,
+    check_still_there,
     jsonable,
     training_lock,
 )
@@ -132,12 +133,19 @@ def make_denoising_loss(
 
 def make_stage(config: TrainConfig, pipeline: ParameterUpdatePipeline, name: StageName) -> StageConfig:
     """What `train_stage` needs of the settings."""
-    settings = jsonable({**asdict(config), "data": pipeline.facts.to_json()})
-    if name == "diffusion":
-        del settings["alignment"]  # it may change once the first stage is done
+    settings = stage_settings(config, name) | {"data": jsonable(pipeline.facts.to_json())}
     return StageConfig(
         name, config.seed, config.optimizer, config.progress, config.output, config.pipeline_folder, settings
     )
+
+
+def stage_settings(config: TrainConfig, name: StageName) -> dict[str, Any]:
+    """What a resumed run must have as it was, as JSON; the facts of the data aside."""
+    settings = jsonable(asdict(config))
+    if name == "diffusion":
+        del settings["alignment"]  # it may change once the first stage is done
+    found: dict[str, Any] = settings
+    return found
 
 
 def train_stage(
@@ -153,10 +161,13 @@ def train_stage(
 
     Raises:
         FolderBusyError: another training is writing to the output folder.
+        OSError: the output folder was removed meanwhile, or its disk is full.
     """
     check_output(stage.output, resume=resume)  # before the lock makes the folder
     with training_lock(stage.output, accelerator):
-        return minimise(stage, pipeline, loss_of, probe, accelerator, resume)
+        trained = minimise(stage, pipeline, loss_of, probe, accelerator, resume)
+        check_still_there(stage.output)
+        return trained
 
 
 def minimise(
@@ -210,6 +221,8 @@ def minimise(
     log.draw()
     trackers.finish()
     choice.apply()
+    if stage.pipeline_folder.is_relative_to(stage.output):
+        check_still_there(stage.output)  # or saving would make it anew, with the pipeline alone
     return finish(pipeline, wrapped, averaged, stage.pipeline_folder, accelerator)
 
 
@@ -269,7 +282,7 @@ def finish(
 
 def save_whole(pipeline: ParameterUpdatePipeline, folder: Path) -> None:
     """Save a pipeline under a temporary name, then rename: a folder never mixes two models."""
-    with atomic_folder(folder, check_replaceable) as temporary:
+    with named_disk_errors(folder), atomic_folder(folder, check_replaceable) as temporary:
         pipeline.save_pretrained(temporary)
         if (folder / CARD_FILE).is_file():  # a user may have written it
             shutil.copy2(folder / CARD_FILE, temporary / CARD_FILE)

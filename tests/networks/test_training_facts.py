@@ -42,12 +42,19 @@ def test_prompts_go_from_the_best_metric_to_that_of_an_init():
     assert torch.equal(TrainingFacts.from_json(ENTRIES).prompts(3), torch.tensor([0.1, 1.175, 2.25]))
 
 
-@pytest.mark.parametrize(("ask", "name"), [("attainable", "attainable_range"), ("seen", "prompt_range"),
-                                           ("quality", "trained_runs")])  # fmt: skip
+@pytest.mark.parametrize(("ask", "name"), [("attainable", "attainable_range"), ("seen", "prompt_range")])
 def test_what_is_needed_and_not_known_is_an_error(ask, name):
     assert getattr(TrainingFacts.from_json(ENTRIES), ask)()
     with pytest.raises(ValueError, match=f"does not say the {name} of its training data"):
         getattr(TrainingFacts(), ask)()
+
+
+def test_quality_by_a_metric_that_is_not_known_is_an_error():
+    assert TrainingFacts.from_json(ENTRIES).quality("test_loss").num_runs == 5
+    with pytest.raises(ValueError, match="does not say the test_return in trained_runs of its training data"):
+        TrainingFacts.from_json(ENTRIES).quality("test_return")
+    with pytest.raises(ValueError, match="does not say the trained_runs of its training data"):
+        TrainingFacts().quality("test_loss")
 
 
 @pytest.mark.parametrize(
