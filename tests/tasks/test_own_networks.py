@@ -75,7 +75,7 @@ class Shared(nn.Module):
         self.head = nn.Linear(4, 2)
 
     def forward(self, x):
-        return self.head(self.again(self.second(self.norm(self.first(x)).relu())))
+        return self.head(self.again(self.second(self.first(x).relu())).relu())
 
 
 def weight_normed():
