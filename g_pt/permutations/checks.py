@@ -3,24 +3,51 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations.blocks import Blocks, reorder
+from g_pt.runtime.float_dtype import OneFloatDtype
 
 TOLERANCE = 1e-10  # in float64, relative to the largest output
 NUM_DRAWS = 2
 
 
-def check_function_is_kept(
-    blocks: Mapping[str, tuple[Blocks, ...]], module: nn.Module, inputs: tuple[Tensor, ...]
-) -> None:
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is called with: tensors, or lists, tuples and dicts of them."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, module: nn.Module, example: Any) -> Inputs:
+        """A tuple holds several arguments; so does a list, and a dict, where `forward` has a place for each entry."""
+        if isinstance(example, tuple):
+            return cls(example)
+        takes = inspect.signature(module.forward)
+        try:
+            if isinstance(example, dict):
+                takes.bind(**example)
+                return cls((), example)
+            if isinstance(example, list):
+                takes.bind(*example)
+                return cls(tuple(example))
+        except TypeError:
+            pass
+        return cls((example,))
+
+
+def check_function_is_kept(blocks: Mapping[str, tuple[Blocks, ...]], module: nn.Module, inputs: Inputs) -> None:
     """Compare outputs of random parameters before and after random reorderings, in float64 and eval mode.
 
     Args:
@@ -55,10 +82,25 @@ def check_function_is_kept(
             )
 
 
-def in_float64(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def in_float64(module: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
     """A copy of the module on the CPU, in float64 and eval mode, and its inputs to match; integer inputs stay."""
-    inputs = tuple(x.cpu().double() if x.is_floating_point() else x.cpu() for x in inputs)
-    return copy.deepcopy(module).cpu().double().eval(), inputs
+
+    def converted(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().cpu().double() if value.is_floating_point() else value.cpu()
+
+    args, kwargs = tree_map(converted, (inputs.args, dict(inputs.kwargs)))
+    return copied(module).cpu().double().eval(), Inputs(args, kwargs)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A deep copy, but for tensors that a forward pass left in the module: those are made anew by the next one.
+
+    The older `weight_norm` and `spectral_norm` keep the weight of the last pass so.
+    """
+    left = (v for m in module.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf)
+    return copy.deepcopy(module, {id(tensor): torch.empty(0) for tensor in left})
 
 
 def random_tensors(network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
@@ -101,9 +143,10 @@ def _gap(before: list[Tensor], after: list[Tensor]) -> float:
     return torch.stack(gaps).max().item()  # the maximum of numbers with a nan is nan
 
 
-def _outputs(network: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def _outputs(network: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) -> list[Tensor]:
+    args, kwargs = copy.deepcopy((inputs.args, dict(inputs.kwargs)))  # a network may write into what it is given
     with torch.no_grad(), plain_float64():
-        found = list(_tensors_in(torch.func.functional_call(network, dict(tensors), inputs)))
+        found = list(_tensors_in(torch.func.functional_call(network, dict(tensors), args, kwargs)))
     if not found:
         raise ValueError(f"{type(network).__name__} returns no tensor, so no spec of it can be verified")
     return [out.double() for out in found if out.numel()]
@@ -121,12 +164,13 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
 
 @contextmanager
 def plain_float64() -> Iterator[None]:
-    """Tensors that a forward pass creates are float64, and attention is not fused into one opaque operation."""
+    """What a forward pass creates or casts is float64, and attention is not fused into one opaque operation."""
     dtype, fused = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
     torch.set_default_dtype(torch.float64)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with OneFloatDtype(torch.float64):
+            yield
     finally:
         torch.set_default_dtype(dtype)
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -15,6 +15,7 @@ from typing import Any
 from g_pt.permutations.axis_groups import AxisGroups, axis_size, fixed
 from g_pt.permutations.blocks import Blocks
 from g_pt.permutations.channel_rules import CHANNELS, pool
+from g_pt.permutations.lookup_rules import LOOKUPS, broadcast
 from g_pt.permutations.recurrent_rules import RECURRENT
 
 Axes = list[Blocks]
@@ -59,16 +60,6 @@ def rule_for(name: str, pointwise: bool) -> Rule | None:
     if match := POOLING.match(name):
         return lambda groups, a, shape: pool(groups, a, shape, int(match[1]))
     return None
-
-
-def broadcast(groups: AxisGroups, *operands: Axes) -> Axes:
-    """Axes of an element-wise operation: aligned at the end, those of size 1 stretched."""
-    axes: Axes = []
-    for back in range(max((len(operand) for operand in operands), default=0), 0, -1):
-        here = [operand[-back] for operand in operands if len(operand) >= back]
-        wide = [axis for axis in here if axis_size(axis) != 1]
-        axes.append(groups.unify(*wide) if wide else fixed(1))
-    return axes
 
 
 def elementwise(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
@@ -164,24 +155,28 @@ def plus_matmul(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
 
 
 def einsum(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
-    """Axes of one letter move alike."""
+    """Axes of one letter move alike; those of an ellipsis are aligned at the end."""
     inputs, arrow, output = a["equation"].replace(" ", "").partition("->")
-    if not arrow or "." in inputs:
-        raise NotImplementedError  # written without an output or with an ellipsis
     letters: dict[str, Blocks] = {}
+    hidden: list[Axes] = []  # behind an ellipsis
     for term, axes in zip(inputs.split(","), a["tensors"], strict=True):
-        if len(set(term)) < len(term):
-            raise NotImplementedError  # a diagonal
-        for letter, axis in zip(term, axes, strict=True):
+        before, dots, after = term.partition("...")
+        start, end = len(before), len(axes) - len(after)
+        hidden.append(axes[start:end])
+        for letter, axis in zip(before + after, [*axes[:start], *axes[end:]] if dots else axes, strict=True):
             letters[letter] = groups.unify(letters.get(letter, axis), axis)
-    return [letters[letter] for letter in output]
+    if not arrow:
+        output = "..." + "".join(sorted(letter for letter in letters if inputs.count(letter) == 1))
+    before, dots, after = output.partition("...")
+    between = broadcast(groups, *hidden) if dots else []
+    return [*(letters[letter] for letter in before), *between, *(letters[letter] for letter in after)]
 
 
 def attention(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     """softmax(q k) v over the last two axes."""
-    if a.get("enable_gqa"):
-        raise NotImplementedError
     query, key, value, mask = a["query"], a["key"], a["value"], a.get("attn_mask")
+    if a.get("enable_gqa") and len(query) > 2:  # a head of keys serves several of queries, one after the other
+        key, value = (_with_repeated_heads(groups, axes, axis_size(query[-3])) for axes in (key, value))
     groups.unify(query[-1], key[-1])
     positions = groups.unify(key[-2], value[-2])
     if a.get("is_causal"):
@@ -192,34 +187,16 @@ def attention(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     return [*batch, query[-2], value[-1]]
 
 
+def _with_repeated_heads(groups: AxisGroups, axes: Axes, num_heads: int) -> Axes:
+    """Axes of keys or values after `repeat_interleave` of their heads."""
+    heads = groups.resolve(axes[-3])
+    times = num_heads // axis_size(heads)
+    return [*axes[:-3], tuple(block._replace(inner=block.inner * times) for block in heads), *axes[-2:]]
+
+
 def layer_norm(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     """Statistics over the last axes do not depend on their order."""
     return broadcast(groups, a["input"], a.get("weight") or [], a.get("bias") or [])
-
-
-def embedding(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
-    """Rows are looked up by number, so they keep their order."""
-    groups.fix(a["weight"][0])
-    return [*a["indices"], a["weight"][1]]
-
-
-def indexed(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
-    """`x[i, j]` with tensors of numbers: what is looked up by number keeps its order."""
-    axes: Axes = a["self"]
-    if not all(isinstance(size, int) for size in shape):
-        raise NotImplementedError  # a mask: how many entries it takes depends on data
-    dims = [dim for dim, numbers in enumerate(a["indices"]) if numbers is not None]
-    numbers = broadcast(groups, *(a["indices"][dim] for dim in dims))
-    groups.fix(*numbers, *(axes[dim] for dim in dims))
-    first = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0  # apart, they come first
-    kept = [axis for dim, axis in enumerate(axes) if dim not in dims]
-    return [*kept[:first], *numbers, *kept[first:]]
-
-
-def embedding_bag(groups: AxisGroups, a: Arguments, shape: Any) -> Any:
-    """Sums of rows; the other outputs count them."""
-    groups.fix(a["weight"][0])
-    return ([fixed(shape[0][0]), a["weight"][1]], *([fixed(size) for size in s] for s in shape[1:]))
 
 
 def distances(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
@@ -251,9 +228,6 @@ RULES: dict[str, Rule] = {
     "baddbmm": plus_matmul,
     "einsum": einsum,
     "scaled_dot_product_attention": attention,
-    "embedding": embedding,
-    "embedding_bag": embedding_bag,
-    "index": indexed,
     "cdist": distances,
     "layer_norm": layer_norm,
     "rms_norm": layer_norm,
@@ -267,9 +241,11 @@ RULES: dict[str, Rule] = {
     "_weight_norm": lambda groups, a, shape: broadcast(groups, a["v"], a["g"]),
     "argmax": arg_reduce,
     "argmin": arg_reduce,
+    **dict.fromkeys(("masked_fill", "copy", "fill", "zero"), elementwise),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "hardswish", "log_sigmoid"), same),
     **dict.fromkeys(("cumsum", "cumprod", "logcumsumexp", "tril", "triu"), ordered),
     **dict.fromkeys(CONSTANTS, constant),
     **CHANNELS,
+    **LOOKUPS,
     **RECURRENT,
 }

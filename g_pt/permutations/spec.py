@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations.blocks import Axis, AxisBlock, Blocks, reorder
-from g_pt.permutations.checks import check_function_is_kept
+from g_pt.permutations.checks import Inputs, check_function_is_kept
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PermutationSpec:
         module: nn.Module,
         input_shape: tuple[int, ...] | None = None,
         *,
-        example_input: Tensor | tuple[Tensor, ...] | None = None,
+        example_input: Any = None,
     ) -> PermutationSpec:
         """Derive the spec of a network by tracing it in eval mode, and verify it.
 
@@ -47,7 +47,8 @@ class PermutationSpec:
             module: any network that `torch.export` can trace.
             input_shape: shape of one float input, without the batch axis.
             example_input: instead of a shape, a whole input with its batch axis (two or more), such as
-                integer tokens, or a tuple of them for a network that takes several.
+                integer tokens; a tuple, or a dict by keyword, for a network that takes several. Where `forward`
+                has one argument, a list or dict is that argument.
 
         Raises:
             ValueError: the network has control flow that depends on data, or an operation whose effect on
@@ -55,7 +56,7 @@ class PermutationSpec:
         """
         from g_pt.permutations.tracing import trace_axes  # it needs torch.export, which loads in a second
 
-        inputs = _example_inputs(input_shape, example_input, num_inputs=2)
+        inputs = _example_inputs(module, input_shape, example_input, num_inputs=2)
         spec = cls(trace_axes(module, inputs))
         spec.verify(module, input_shape, example_input=example_input)
         return spec
@@ -138,7 +139,7 @@ class PermutationSpec:
         module: nn.Module,
         input_shape: tuple[int, ...] | None = None,
         *,
-        example_input: Tensor | tuple[Tensor, ...] | None = None,
+        example_input: Any = None,
         num_inputs: int = 8,
     ) -> None:
         """Check in float64 and eval mode that random reorderings leave the module's outputs as they were.
@@ -148,14 +149,14 @@ class PermutationSpec:
         Args:
             module: the network; its own parameters only say which tensors must stay positive.
             input_shape: shape of one float input, without the batch axis.
-            example_input: instead of a shape, a whole input or a tuple of them.
+            example_input: instead of a shape, a whole input, as in `from_module`.
             num_inputs: how many random inputs of `input_shape` are used.
 
         Raises:
             ValueError: outputs differ by more than 1e-10 of their scale.
         """
         blocks = self.blocks(ParameterLayout.from_module(module))
-        check_function_is_kept(blocks, module, _example_inputs(input_shape, example_input, num_inputs))
+        check_function_is_kept(blocks, module, _example_inputs(module, input_shape, example_input, num_inputs))
 
     def to_json(self) -> dict[str, list[Any]]:
         """Plain dict of lists, as kept beside models: per axis null, a group or `[[group, units, inner], ...]`."""
@@ -179,11 +180,11 @@ class PermutationSpec:
 
 
 def _example_inputs(
-    input_shape: tuple[int, ...] | None, example_input: Tensor | tuple[Tensor, ...] | None, num_inputs: int
-) -> tuple[Tensor, ...]:
+    module: nn.Module, input_shape: tuple[int, ...] | None, example_input: Any, num_inputs: int
+) -> Inputs:
     if (input_shape is None) == (example_input is None):
         raise ValueError("pass either input_shape (one float input without its batch axis) or example_input")
     if input_shape is not None:
         generator = torch.Generator().manual_seed(0)
-        return (torch.randn(num_inputs, *input_shape, generator=generator),)
-    return example_input if isinstance(example_input, tuple) else (example_input,)  # type: ignore[return-value]
+        return Inputs((torch.randn(num_inputs, *input_shape, generator=generator),))
+    return Inputs.of(module, example_input)

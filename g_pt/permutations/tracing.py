@@ -7,6 +7,7 @@ inputs and outputs are fixed. What is left to move is the spec.
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import HigherOrderOperator
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
@@ -22,8 +24,9 @@ from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations.axis_groups import AxisGroups, fixed
 from g_pt.permutations.axis_views import view_axes
 from g_pt.permutations.blocks import Axis, AxisBlock
-from g_pt.permutations.checks import in_float64, plain_float64
+from g_pt.permutations.checks import Inputs, in_float64, plain_float64
 from g_pt.permutations.rules import IDENTITIES, VIEWS, Axes, rule_for
+from g_pt.runtime.guards import GuardAnswers
 
 CHOICES = (
     "Declare the spec by hand, PermutationSpec({tensor name: (group or None per axis)}), "
@@ -33,6 +36,7 @@ CHOICES = (
 MAKERS = {"linear": -1, "embedding": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1} | {
     f"conv_transpose{n}d": 1 for n in (1, 2, 3)
 }
+CONTEXTS = frozenset(("wrap_with_autocast", "wrap_with_set_grad_enabled"))  # they run a part of the graph as it is
 NO_VALUE = frozenset(("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range_for_size"))
 
 
@@ -47,7 +51,7 @@ class Traced:
     name: str | None = None  # of a tensor of the network
 
 
-def trace_axes(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, tuple[Axis, ...]]:
+def trace_axes(module: nn.Module, inputs: Inputs) -> dict[str, tuple[Axis, ...]]:
     """Axes of every tensor of the module's layout, as a `PermutationSpec` holds them; not yet verified.
 
     Raises:
@@ -61,12 +65,15 @@ def trace_axes(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, tuple
     return tracer.spec_axes(ParameterLayout.from_module(network))
 
 
-def _export(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def _export(network: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    args, kwargs = inputs.args, dict(inputs.kwargs)
     with torch.no_grad(), plain_float64(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network(*inputs)  # a wrong input shape is reported in the network's own words
+        with GuardAnswers() as guards:
+            network(*copy.deepcopy(args), **copy.deepcopy(kwargs))  # a wrong shape is reported in the network's words
         try:
-            return torch.export.export(network, inputs, strict=False)
+            with GuardAnswers(guards.answers):
+                return torch.export.export(network, args, kwargs, strict=False)
         except GuardOnDataDependentSymNode as error:
             raise ValueError(
                 f"{type(network).__name__} has control flow that depends on data (an `if` or a loop over the values "
@@ -110,6 +117,17 @@ class _Tracer:
         elif node.op == "output":
             for argument in node.all_input_nodes:
                 self.groups.fix(*self._axes(self.values[argument]))
+        elif node.op == "get_attr":
+            value = operator.attrgetter(str(node.target))(node.graph.owning_module)
+            # a constant, or the part of the network that a higher-order operation runs
+            constant = isinstance(value, Tensor)
+            self.values[node] = Traced(tuple(value.shape), [fixed(size) for size in value.shape]) if constant else value
+        elif node.op == "call_module":
+            part = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
+            self.values[node] = self._run_part(part, node.args)
+        elif isinstance(node.target, HigherOrderOperator) and node.target.name() in CONTEXTS:
+            first = next(i for i, argument in enumerate(node.args) if isinstance(argument, fx.Node))
+            self.values[node] = self._run_part(self.values[node.args[first]], node.args[first + 1 :])  # type: ignore[index]
         elif node.target is operator.getitem:
             self.values[node] = self.values[node.args[0]][node.args[1]]  # type: ignore[index]
         else:
@@ -126,6 +144,18 @@ class _Tracer:
             self.tensors[name] = Traced(shape, [self.groups.fresh(size) for size in shape], name=name)
         return self.tensors[name]
 
+    def _run_part(self, part: fx.GraphModule, arguments: tuple[Any, ...]) -> Any:
+        """Values of what a part of the graph returns: the body of `with torch.autocast(...)` and its like."""
+        given = iter(arguments)
+        for node in part.graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = self.values[next(given)]
+            elif node.op == "output":
+                return fx.node.map_arg(node.args[0], self.values.__getitem__)
+            else:
+                self.read(node)
+        raise AssertionError("a graph ends with its output")
+
     def _call(self, node: fx.Node) -> Any:
         schema = getattr(node.target, "_schema", None)
         if schema is None:
@@ -138,21 +168,28 @@ class _Tracer:
         arguments |= node.kwargs
         if name in IDENTITIES and not arguments.get("train"):
             return self.values[node.args[0]]  # type: ignore[index]
-        if schema.is_mutable and name != "detach_":
-            self._check_covers_all(node)
+        in_place = schema.is_mutable and name != "detach_"
+        if in_place:
             name = name.removesuffix("_")  # what an operation in place gives, for the axes, is what it gives otherwise
         if name in VIEWS and not (name == "repeat_interleave" and isinstance(arguments.get("repeats"), fx.Node)):
-            return self._view(node)
+            view = self._view(node)
+            if in_place:
+                self.values[node.args[0]] = view  # type: ignore[index]
+            return view
         shape = _shape(node)
         axes = self._compute(node, name, arguments, shape)
         if isinstance(shape, list):
             return [Traced(s, a) for s, a in zip(shape, axes, strict=True)]
+        if in_place:
+            return self._written(node, axes)
         self._note_maker(name, arguments, axes)
         return Traced(shape, axes)
 
     def _compute(self, node: fx.Node, name: str, arguments: dict[str, Any], shape: Any) -> Any:
         operands = dict(fx.node.map_arg(arguments, lambda n: self._axes(self.values[n])))
         operands["used"] = {u.args[1] for u in node.users if u.target is operator.getitem and u.users}
+        if "indices" in arguments and isinstance(arguments["indices"], (list, tuple)):
+            operands["masks"] = [n is not None and n.meta["val"].dtype == torch.bool for n in arguments["indices"]]
         tags = getattr(node.target, "tags", ())
         rule = rule_for(name, torch.Tag.pointwise in tags)
         silent = arguments.get("train") is False or arguments.get("dropout_p") == 0.0  # its dropout is off
@@ -168,7 +205,9 @@ class _Tracer:
             for axis in self._axes(self.values[argument])
             for block in self.groups.resolve(axis)
         )
-        if moving or random:
+        if random:
+            raise self._unknown(node, "is not defined, since it draws random numbers in eval mode too")
+        if moving:
             raise self._unknown(node)
         # whatever it does to tensors in which nothing moves, nothing moves in what comes out
         if isinstance(shape, list):
@@ -195,14 +234,22 @@ class _Tracer:
         assert callable(node.target)
         moved = node.target(index, *others, **{k: v for k, v in node.kwargs.items() if k != "memory_format"})
         if isinstance(moved, Tensor):
-            return Traced(tuple(moved.shape), source=source, index=moved)
+            view = Traced(tuple(moved.shape), source=source, index=moved)
+            if moved.numel() > index.numel():
+                self._axes(view)  # along a new axis all is the same: it is free, until a later view joins it to others
+                return Traced(view.shape, view.axes)
+            return view
         return [Traced(tuple(part.shape), source=source, index=part) for part in moved]
 
-    def _check_covers_all(self, node: fx.Node) -> None:
-        """A change in place of a part of a tensor tells its units apart in a way that is not followed."""
+    def _written(self, node: fx.Node, axes: Axes) -> Any:
+        """A tensor, or a view of one, after a change in place: what is written has the axes of what was there.
+
+        Axes of a view of a part cut the groups of the whole, so that the rest of it moves by itself.
+        """
         changed = self.values[node.args[0]]  # type: ignore[index]
-        if changed.index is not None and changed.index.unique().numel() < torch.Size(changed.source.shape).numel():
-            raise self._unknown(node)
+        for there, written in zip(self._axes(changed), axes, strict=True):
+            self.groups.unify(there, written)
+        return changed
 
     def _note_maker(self, name: str, arguments: Mapping[str, Any], axes: Axes) -> None:
         if name in MAKERS:
@@ -211,12 +258,12 @@ class _Tracer:
             if tensor is not None:
                 self.made.append((tensor, [axes[MAKERS[name]]]))
 
-    def _unknown(self, node: fx.Node) -> ValueError:
+    def _unknown(self, node: fx.Node, verdict: str = "is not known") -> ValueError:
         modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
         where = f"in module {modules[-1]!r}" if modules else "in the network's own forward"
         return ValueError(
-            f"what operation {node.target} {where} (node {node.name!r}) does to units that are reordered is not "
-            f"known. {CHOICES}"
+            f"what operation {node.target} {where} (node {node.name!r}) does to units that are reordered {verdict}. "
+            f"{CHOICES}"
         )
 
     def spec_axes(self, layout: ParameterLayout) -> dict[str, tuple[Axis, ...]]:

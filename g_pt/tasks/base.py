@@ -18,6 +18,7 @@ from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.runtime.seeds import seeded_global_generator
+from g_pt.tasks.templates import plain_module
 
 Split = Literal["train", "validation", "test"]
 CONSTANCY_EXAMPLES = 16  # training examples on which it is seen which buffers move
@@ -105,7 +106,7 @@ class Task(ABC):
     def layout(self) -> ParameterLayout:
         """The order of `network()`'s tensors in the flat vector."""
         with seeded_global_generator(0):  # looking at a network must not move the global generator
-            return ParameterLayout.from_module(self.network())
+            return ParameterLayout.from_module(plain_module(self.network()))
 
     def metric(self, name: str) -> Metric:
         """Look a metric up by name; the error lists what exists."""

@@ -16,7 +16,7 @@ from g_pt.tasks.base import Split
 
 @dataclass(frozen=True)
 class LabelledExamples:
-    """Inputs (N, ...) float32 as the network takes them; labels (N,) int64, or (N, ...) float32 in a regression."""
+    """Inputs (N, ...) float32, or int64 tokens; labels (N,) int64, or (N, ...) float32 in a regression."""
 
     inputs: Tensor
     labels: Tensor
@@ -41,15 +41,18 @@ def split_examples(
     """Split examples at random into train, validation and test.
 
     Args:
-        inputs: (N, ...), as the network takes them; become float32.
+        inputs: (N, ...), as the network takes them; integers of 16 bits and more, such as tokens, become int64 (a task
+            gives them to its networks as they take them), other numbers float32.
         labels: (N,) or (N, ...); integers become int64, other numbers float32.
         held_out: share of validation and of test, each; the rest is for training.
         seed: decides which examples go where.
 
     Raises:
-        ValueError: a split would be empty.
+        ValueError: a split would be empty, or something is no number.
     """
-    inputs, labels = torch.as_tensor(inputs).float(), torch.as_tensor(labels)
+    inputs, labels = numbers(inputs, "inputs"), numbers(labels, "labels")
+    tokens = not inputs.is_floating_point() and inputs.dtype not in (torch.uint8, torch.int8, torch.bool)
+    inputs = inputs.long() if tokens else inputs.float()
     labels = labels.float() if labels.is_floating_point() else labels.long()
     num = int(len(labels) * held_out)
     if num < 1 or len(labels) - 2 * num < 1:
@@ -57,3 +60,11 @@ def split_examples(
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     rows: dict[Split, Tensor] = {"train": order[2 * num :], "validation": order[:num], "test": order[num : 2 * num]}
     return {split: LabelledExamples(inputs[part], labels[part]) for split, part in rows.items()}
+
+
+def numbers(values: ArrayLike | Tensor, what: str) -> Tensor:
+    """An array as a tensor, or a ValueError where it holds something else than numbers."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{what} must be an array of numbers of one shape: {error}") from error

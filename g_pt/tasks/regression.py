@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from g_pt.networks.metrics import Metric
+from g_pt.tasks.base import Split
 from g_pt.tasks.supervised import SupervisedTask
 
 LOSS = Metric("loss", unit="squared label units", minimize=True, transform="log")
@@ -20,6 +21,10 @@ class RegressionTask(SupervisedTask):
     """Squared errors of many networks at once; they return (N,) or (N, K), labels are as large, float32."""
 
     metrics: Mapping[str, Metric] = {"loss": LOSS, "error": ERROR}
+
+    def checked_labels(self, labels: Tensor, split: Split) -> Tensor:
+        """Labels in float32."""
+        return labels.float()
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean squared error of each network: outputs (B, N) or (B, K, N), labels (N,) or (N, K) to (B,)."""

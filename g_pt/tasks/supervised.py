@@ -5,9 +5,8 @@ B = networks, P = parameters per network, N = examples.
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -20,6 +19,7 @@ from g_pt.permutations import PermutationSpec
 from g_pt.runtime.seeds import seeded_global_generator
 from g_pt.tasks.base import Split, TrainableTask, check_split
 from g_pt.tasks.examples import LabelledExamples
+from g_pt.tasks.templates import StackedModule, fresh_params, trained_names
 
 # Activations of this many floats at once keep the working set of an evaluation in cache.
 EVALUATION_FLOATS = 1 << 19
@@ -55,31 +55,52 @@ class SupervisedTask(TrainableTask):
     @property
     def trained_names(self) -> tuple[str, ...]:
         """The module's parameters, without buffers and without those frozen by `requires_grad=False`."""
-        trained = {name for name, parameter in self.template.named_parameters() if parameter.requires_grad}
-        return tuple(name for name in self.layout.names if name in trained)
+        return trained_names(self.template, self.layout)
 
     @cached_property
-    def template(self) -> nn.Module:
-        """The module that `forward` runs with the tensors of many networks; its own values are never read.
+    def stacked(self) -> StackedModule:
+        """The module that `forward` runs with the tensors of many networks."""
+        return StackedModule.of(self.network)
 
-        In evaluation mode, except while `training_losses` calls `forward`.
+    @property
+    def template(self) -> nn.Module:
+        """The module of `stacked`: in evaluation mode, except while `training_losses` calls `forward`."""
+        return self.stacked.module
+
+    @cached_property
+    def input_dtype(self) -> torch.dtype:
+        """What the network takes: float32, or int64 where its examples are whole numbers and it looks them up.
+
+        Whole numbers that are none as stored (tokens read from a table) count too.
         """
-        with seeded_global_generator(0):
-            module = self.network().eval()
-        check_stackable(module)
-        return module
+        return accepted_dtype(self.network, self.splits["train"].inputs[:2].cpu())
+
+    def examples(self, split: Split) -> LabelledExamples:
+        """A split as the networks take it: see `input_dtype` and `checked_labels`."""
+        given, (known, ready) = self.splits[split], self._ready.get(split, (None, None))
+        if known is not given or ready is None:
+            labels = self.checked_labels(given.labels, split)
+            ready = LabelledExamples(given.inputs.to(self.input_dtype), labels)
+            self._ready[split] = given, ready
+        return ready
+
+    @cached_property
+    def _ready(self) -> dict[str, tuple[LabelledExamples, LabelledExamples]]:
+        return {}
+
+    def checked_labels(self, labels: Tensor, split: Split) -> Tensor:
+        """Labels as `losses` and `measure` take them, or a ValueError; here all are."""
+        return labels
 
     @cached_property
     def permutations(self) -> PermutationSpec:
         """Derived from the module and verified, on training examples."""
-        return PermutationSpec.from_module(self.template, example_input=self.splits["train"].inputs[:2])
+        return PermutationSpec.from_module(self.template, example_input=self.examples("train").inputs[:2])
 
     def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
         """Parameters (B, P) of modules made one by one by `network()`; the global generator stays as it was."""
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        layout = self.layout
-        with seeded_global_generator(seed):
-            return torch.stack([layout.flatten(self.network().state_dict()) for _ in range(num_networks)]).float()
+        return fresh_params(self.network, self.layout, num_networks, seed)
 
     def forward(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs of B networks on the same N inputs, as `template` gives them in its present mode.
@@ -97,26 +118,15 @@ class SupervisedTask(TrainableTask):
         Raises:
             ValueError: the module does not return one tensor with one row per input.
         """
-        module = self.template.to(inputs.device)
-        others = self._other_tensors()
-
-        def run(own: dict[str, Tensor]) -> Tensor:
-            outputs = torch.func.functional_call(module, {**own, **others}, (inputs,))
-            check_outputs(outputs, len(inputs))
-            return outputs
-
-        try:  # dropout draws from the global generator, for each network on its own
-            outputs = torch.vmap(run, randomness="different" if module.training else "error")(dict(tensors))
-        except RuntimeError as error:
-            error.add_note(f"{type(self).__name__}: torch.vmap cannot run this network; override `forward` with a loop")
-            raise
+        inputs = inputs if inputs.dtype == torch.float32 else inputs.to(self.input_dtype)
+        outputs = self.stacked(tensors, inputs, read=lambda given: checked_outputs(given, len(inputs)))
         return outputs.movedim(1, -1)
 
     def training_losses(
         self, tensors: Mapping[str, Tensor], examples: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Mean loss of each network, in training mode, on the given training examples: (B,)."""
-        train = self.splits["train"].to(examples.device)
+        train = self.examples("train").to(examples.device)
         inputs = train.inputs[examples]
         if generator is not None:
             inputs = self.augment(inputs, generator)
@@ -138,7 +148,7 @@ class SupervisedTask(TrainableTask):
         Returns:
             (B,).
         """
-        inputs = self.splits["train"].inputs[examples].to(params.device)
+        inputs = self.examples("train").inputs[examples].to(params.device)
         outputs, wanted = (self.forward(self.layout.unflatten(p), inputs) for p in (params, others))  # (B, ..., N)
         return (outputs - wanted).square().flatten(1).mean(dim=1)
 
@@ -150,13 +160,13 @@ class SupervisedTask(TrainableTask):
     def evaluate(self, params: Tensor, split: Split = "test") -> dict[str, Tensor]:
         """Every metric of every network on one split: (B, P) raw to `{metric: (B,)}`."""
         check_split(split)
-        return self.measure_networks(params, self.splits[split])
+        return self.measure_networks(params, self.examples(split))
 
     @torch.no_grad()
     def sampled_metric(self, name: str, params: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
         """A metric on training examples drawn anew: (B, P) raw to (B,)."""
         metric = self.metric(name)
-        train = self.splits["train"]
+        train = self.examples("train")
         examples = torch.randint(len(train), (num_samples,), generator=generator)
         drawn = LabelledExamples(train.inputs[examples], train.labels[examples])
         return self.measure_networks(self.recalibrate(params), drawn)[metric.name]
@@ -184,24 +194,19 @@ class SupervisedTask(TrainableTask):
         if not statistics:
             return params
         self._check_params(params)
-        train = self.splits["train"].to(params.device)
+        train = self.examples("train").to(params.device)
         num = min(len(train), RECALIBRATION_EXAMPLES)
         inputs = train.inputs[torch.linspace(0, len(train) - 1, num).long().to(params.device)]
         module, rows = self.template.to(inputs.device), []
-        others = self._other_tensors()
+        counters = self.stacked.counters()
         for row in params:
             tensors = {name: tensor.float().clone() for name, tensor in self.layout.unflatten(row).items()}
             for name in statistics:
                 tensors[name].zero_()  # spoilt values must not get into the average, not even times 0
-            with gathering_statistics(module):
-                torch.func.functional_call(module, {**tensors, **others}, (inputs,))
+            with gathering_statistics(module), self.stacked.precautions():
+                self.stacked.call(tensors, counters, inputs)
             rows.append(self.layout.flatten(tensors).to(params.dtype))
         return torch.stack(rows)
-
-    def _other_tensors(self) -> dict[str, Tensor]:
-        """Copies of what is in the module and not in the layout: counters move as a network runs."""
-        state = self.template.state_dict()
-        return {name: value.clone() for name, value in state.items() if name not in self.layout.names}
 
     def _check_params(self, params: Tensor) -> None:
         if params.dim() != 2 or params.shape[1] != self.layout.num_params:
@@ -217,32 +222,35 @@ class SupervisedTask(TrainableTask):
 
     @cached_property
     def _floats_per_example(self) -> int:
-        example = self.splits["test"].inputs[:1].cpu()
-        return largest_activation(copy.deepcopy(self.template).cpu(), example)
+        return largest_activation(StackedModule.of(self.network), self.examples("test").inputs[:1].cpu())
 
 
-def check_outputs(outputs: Any, num_examples: int) -> None:
-    """Refuse what is not one tensor with one row per example."""
+def checked_outputs(outputs: Any, num_examples: int) -> Tensor:
+    """Outputs of a network, or a ValueError: one tensor with one row per example."""
     if not isinstance(outputs, Tensor):
         raise ValueError(f"network() must return one tensor (examples, ...), got {type(outputs).__name__}")
     if outputs.dim() < 1 or len(outputs) != num_examples:
         raise ValueError(
             f"network() must return one row per example, got {tuple(outputs.shape)} for {num_examples} examples"
         )
+    return outputs
 
 
-def check_stackable(module: nn.Module) -> None:
-    """Refuse modules whose training needs more than their floating-point tensors."""
-    names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    if shared := sorted(names - {name for name, _ in module.named_parameters()}):
-        raise ValueError(
-            f"every name must have a parameter of its own, but {shared} are shared with others: updates would part them"
-        )
-    for name, layer in module.named_modules():
-        if isinstance(layer, _NormBase) and layer.track_running_stats and layer.momentum is None:
-            raise ValueError(
-                f"layer {name!r} averages over all batches (momentum=None); give it a momentum, such as 0.1"
-            )
+def accepted_dtype(network: Callable[[], nn.Module], examples: Tensor) -> torch.dtype:
+    """The dtype in which a network takes examples (N, ...): as they are, or as whole numbers if they are and must be."""
+    natural = torch.float32 if examples.is_floating_point() else torch.int64
+    other = torch.int64 if natural is torch.float32 else torch.float32
+    if other is torch.int64 and not bool((examples == examples.round()).all()):
+        return natural
+    for dtype in (natural, other):
+        stacked = StackedModule.of(network)
+        try:
+            with torch.no_grad(), seeded_global_generator(0), stacked.precautions():
+                stacked.module(examples.to(dtype))
+        except Exception:  # whatever the network does with what it cannot take
+            continue
+        return dtype
+    return natural  # the error in the network's own words comes from its first call
 
 
 def running_statistics(module: nn.Module) -> list[str]:
@@ -272,15 +280,16 @@ def gathering_statistics(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def largest_activation(module: nn.Module, example: Tensor) -> int:
+def largest_activation(stacked: StackedModule, example: Tensor) -> int:
     """Numbers in the largest output of any layer, for one example (1, ...)."""
     sizes = [1]
 
     def note(_layer: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            sizes.append(output.numel())
+        parts = output if isinstance(output, tuple) else (output,)  # recurrent layers return their states too
+        sizes.extend(part.numel() for part in parts if isinstance(part, Tensor))
 
-    for layer in module.modules():
+    for layer in stacked.module.modules():
         layer.register_forward_hook(note)
-    module(example)
+    with stacked.precautions():
+        stacked.module(example)
     return max(sizes)

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from g_pt.runtime.float_dtype import OneFloatDtype
 from g_pt.tasks.base import Task, TrainableTask
+from g_pt.tasks.templates import plain_module
 
 NUM_NETWORKS = 3
 TOLERANCE = 1e-4  # of float32, relative to the largest value
@@ -52,7 +54,17 @@ def networks(task: Task, num: int = NUM_NETWORKS, seed: int = 0) -> Tensor:
 
 
 def load(task: Task, row: Tensor) -> nn.Module:
-    """`network()` with the parameters (P,) of a row."""
-    module = task.network().to(row.dtype)
-    module.load_state_dict(task.layout.unflatten(row), strict=False)  # integer buffers are not in the vector
+    """`network()` with the parameters (P,) of a row, in their precision."""
+    module = plain_module(task.network()).to(row.dtype)
+    tensors = dict(module.state_dict(keep_vars=True))
+    task.layout.check(tensors)
+    with torch.no_grad():
+        for name, tensor in task.layout.unflatten(row).items():
+            tensors[name].copy_(tensor)
     return module
+
+
+def run(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Outputs (N, ...) of a module, whose own casts are those to the precision of its parameters."""
+    with OneFloatDtype(next(module.parameters()).dtype):
+        return module(inputs)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from g_pt.tasks.base import SPLITS
-from g_pt.tasks.classification import ClassificationTask
 from g_pt.tasks.supervised import SupervisedTask, running_statistics
-from g_pt.testing.requirements import load, networks, require, require_equal
+from g_pt.testing.requirements import load, networks, require, require_equal, run
 
 NUM_EXAMPLES = 64
 
@@ -25,11 +24,10 @@ def check_splits(task: SupervisedTask) -> None:
         require(len(data) > 0, f"split {split!r} must have examples")
         for kind, values in (("inputs", data.inputs), ("labels", data.labels)):
             require(bool(values.isfinite().all()), f"{kind} of split {split!r} must be finite")
-    if isinstance(task, ClassificationTask):
-        num_classes = task.forward(task.layout.unflatten(networks(task)), task.splits["test"].inputs[:2]).shape[1]
-        for split, data in task.splits.items():
-            right = data.labels.dtype == torch.int64 and data.labels.min() >= 0 and data.labels.max() < num_classes
-            require(bool(right), f"labels of split {split!r} must be int64 from 0 to {num_classes - 1}, as the logits")
+        try:
+            task.examples(split)
+        except ValueError as error:
+            raise AssertionError(str(error)) from error
     train_inputs = task.splits["train"].inputs.flatten(1).double()
     direction = torch.randn(train_inputs.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for split in ("validation", "test"):
@@ -50,11 +48,11 @@ def check_chunks(task: SupervisedTask) -> None:
 
 def check_outputs_of_module(task: SupervisedTask) -> None:
     """Outputs of B networks are those of `network()` with the same parameters, in evaluation mode."""
-    params, inputs = networks(task), task.splits["validation"].inputs[:NUM_EXAMPLES]
+    params, inputs = networks(task), task.examples("validation").inputs[:NUM_EXAMPLES]
     with torch.no_grad():
         outputs = task.forward(task.layout.unflatten(params), inputs)
         for row, together in zip(params, outputs, strict=True):
-            wanted = load(task, row).eval()(inputs).movedim(0, -1)
+            wanted = run(load(task, row).eval(), inputs).movedim(0, -1)
             require_equal(together, wanted, "forward: outputs (B, ..., N) against those of network()")
 
 
@@ -68,10 +66,10 @@ def check_training_of_module(task: SupervisedTask) -> None:
     require(torch.equal(again, losses), "training_losses must draw from the global generator alone")
     if not torch.equal(other, losses):
         return  # dropout draws other numbers for many networks than for one
-    data = task.splits["train"]
+    data = task.examples("train")
     for i, row in enumerate(params):
         module = load(task, row).train()
-        loss = task.losses(module(data.inputs[rows]).movedim(0, -1)[None], data.labels[rows])[0]
+        loss = task.losses(run(module, data.inputs[rows]).movedim(0, -1)[None], data.labels[rows])[0]
         require_equal(losses[i], loss, "training_losses against network() in training mode")
         own = dict(module.named_parameters())
         wanted = torch.autograd.grad(loss, [own[name] for name in task.trained_names])
