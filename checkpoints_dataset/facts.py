@@ -18,8 +18,8 @@ from g_pt.tasks.base import Task
 
 STATISTICS_ROWS = 25_000  # as many as the reference estimates its scale from
 REMEDY = (
-    "harvest with more steps, another learning rate or, for policies, more episodes at a time, or have the task measure "
-    "something that changes earlier"
+    "harvest with more steps, another learning rate or, of policies, more episodes at a time, or have the task measure "
+    "what changes earlier"
 )
 
 

@@ -139,7 +139,7 @@ def description(model: ModelDescription) -> dict[str, str]:
     metric, layout = model.metric, model.layout
     facts = {
         "networks": f"{layout.num_params} parameters: {layout.describe()}",
-        "prompted by": f"{metric.name} ({metric.unit}) on the task's validation split",
+        "prompted by": f"{metric.label} on the task's validation split",
     }
     if model.facts.prompt_range is not None:
         low, high = model.facts.prompt_range
