@@ -14,6 +14,8 @@ from rl_tasks.ppo_config import PPOConfig
 Spacing = Literal["mixed", "log", "linear"]
 
 
+MOST_AT_ONCE = 250  # networks of a shard, where nobody wants more
+
 # settings of training by a loss, which tasks that train their own networks do not read
 NOT_OF_POLICIES = ("rule", "batch_size", "mixed_precision")
 
@@ -47,8 +49,10 @@ class HarvestConfig:
     """Training examples per step; networks of a shard share their order."""
     seed: int = 0
     """The same seed gives the same bytes."""
-    runs_per_shard: int = 250
-    """Networks trained as one tensor program and written as one shard."""
+    runs_per_shard: int | None = None
+    """Networks trained as one tensor program and written as one shard, which is what a kill loses. Where not given, up
+    to 250, as many as train in about a minute, measured at the start and kept in dataset.json; give it for the same
+    bytes on another machine."""
     dtype: Literal["float16", "float32"] = "float16"
     """Of the parameters on disk."""
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -68,8 +72,8 @@ class HarvestConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_runs", "num_steps", "batch_size", "runs_per_shard"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("seed", "max_abs_param"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -123,9 +127,14 @@ class HarvestConfig:
                 raise ValueError(f"{name} is no setting of policies, got {getattr(self, name)!r}; theirs are in ppo")
 
     @property
+    def at_once(self) -> int:
+        """Networks of a shard; the most there are where that is not settled yet."""
+        return self.runs_per_shard or MOST_AT_ONCE
+
+    @property
     def num_shards(self) -> int:
         """Shards of the finished dataset; the last may hold fewer runs."""
-        return -(-self.num_runs // self.runs_per_shard)
+        return -(-self.num_runs // self.at_once)
 
 
 def dotted(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.facts import unmoved, unmoved_metrics
 from checkpoints_dataset.format import DatasetHeader
+from checkpoints_dataset.shard_size import measured_size, recorded_size
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
 from g_pt.files.folder_lock import folder_lock
@@ -59,16 +61,9 @@ def harvest(
     team = team or Team()
     task = get_task(config.task)
     check_harvestable(task, config)
-    header = DatasetHeader(
-        task=task.name,
-        layout=task.layout,
-        metrics=dict(task.metrics),
-        num_shards=config.num_shards,
-        dtype=config.dtype,
-        source=source_of(config, task),
-    )
     with ExitStack() as stack:
-        missing = agreed_shards(team, folder, header, stack)
+        config, missing = agreed_work(team, folder, task, config, stack)
+        header = header_of(config, task)
         finished = set(range(config.num_shards)) - set(missing)
         if progress is not None and finished:
             progress(sum(len(runs_of(config, shard)) for shard in finished) * config.num_steps)
@@ -101,8 +96,12 @@ def harvest_with_progress(config: HarvestConfig, folder: Path, team: Team | None
     return store
 
 
-def agreed_shards(team: Team, folder: Path | str, header: DatasetHeader, stack: ExitStack) -> list[int]:
-    """Shards that are not there yet, as the first process sees them, which locks the folder until the stack ends.
+def agreed_work(
+    team: Team, folder: Path | str, task: Task, config: HarvestConfig, stack: ExitStack
+) -> tuple[HarvestConfig, list[int]]:
+    """Settings with the runs of a shard, and the shards that are not there yet, as the first process sees them.
+
+    It locks the folder until the stack ends.
 
     Raises:
         StoreError, OSError: what the first process met, in every process.
@@ -112,14 +111,29 @@ def agreed_shards(team: Team, folder: Path | str, header: DatasetHeader, stack: 
     if team.is_first:
         try:
             stack.enter_context(folder_lock(folder))  # only now: what cannot be harvested leaves no folder behind
-            writer = DatasetWriter(folder, header)
-            missing = [shard for shard in range(header.num_shards) if not writer.is_finished(shard)]
+            if config.runs_per_shard is None:
+                size = recorded_size(folder) or measured_size(task, config, train_population)
+                config = replace(config, runs_per_shard=size)
+            writer = DatasetWriter(folder, header_of(config, task))
+            missing = [shard for shard in range(config.num_shards) if not writer.is_finished(shard)]
         except (ValueError, OSError) as problem:
             error = problem
-    missing, error = team.from_first((missing, error))
+    agreed, missing, error = team.from_first((config.runs_per_shard, missing, error))
     if error is not None:
         raise error
-    return missing
+    return replace(config, runs_per_shard=agreed), missing
+
+
+def header_of(config: HarvestConfig, task: Task) -> DatasetHeader:
+    """What all shards of the dataset share."""
+    return DatasetHeader(
+        task=task.name,
+        layout=task.layout,
+        metrics=dict(task.metrics),
+        num_shards=config.num_shards,
+        dtype=config.dtype,
+        source=source_of(config, task),
+    )
 
 
 def progress_of_all(progress: Progress | None, team: Team) -> Progress | None:
@@ -131,8 +145,8 @@ def progress_of_all(progress: Progress | None, team: Team) -> Progress | None:
 
 def runs_of(config: HarvestConfig, shard: int) -> range:
     """Numbers of the runs of a shard."""
-    first = shard * config.runs_per_shard
-    return range(first, min(first + config.runs_per_shard, config.num_runs))
+    first = shard * config.at_once
+    return range(first, min(first + config.at_once, config.num_runs))
 
 
 def check_harvestable(task: Task, config: HarvestConfig) -> None:

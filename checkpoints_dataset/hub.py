@@ -206,7 +206,9 @@ def section_of(store: CheckpointStore, repo_id: str, name: str) -> str:
     header = store.header
     runs = ", ".join(f"{len(store.runs_of(split)):,} {split}" for split in SPLITS)
     source = "\n".join(f"- {key}: {value}" for key, value in dotted(header.source).items()) or "- not recorded"
-    metrics = ", ".join(f"`{metric.name}` ({metric.unit})" for metric in header.metrics.values())
+    metrics = ", ".join(
+        f"`{metric.name}`{metric.label.removeprefix(metric.name)}" for metric in header.metrics.values()
+    )
     return f"""{HEADING}{name}
 
 Task {header.task}: {len(store):,} checkpoints of {len(store.runs):,} runs ({runs}); {len(store.left_out):,} runs were

@@ -165,7 +165,7 @@ def check_effort(config: HarvestConfig, task: Task) -> None:
     Raises:
         ValueError: the runs take more steps, examples, memory or space on the disk than `LIMITS`.
     """
-    at_once = min(config.runs_per_shard, config.num_runs)
+    at_once = min(config.at_once, config.num_runs)
     run_bytes = config.num_checkpoints * task.layout.num_params * (4 if config.dtype == "float32" else 2)
     is_trained = isinstance(task, TrainableTask)
     examples = config.batch_size if is_trained else config.ppo.num_envs * config.ppo.n_steps
@@ -195,7 +195,7 @@ def candidate_sizes(config: HarvestConfig, num_training: int, num_held_out: int)
     for run in range(config.num_runs):
         counts[split_of(run)] += 1
         if counts["train"] >= num_training and counts["test"] >= num_held_out:
-            whole = config.runs_per_shard * math.ceil((run + 1) / config.runs_per_shard)
+            whole = config.at_once * math.ceil((run + 1) / config.at_once)
             return [whole, config.num_runs] if whole < config.num_runs else [config.num_runs]
     return [config.num_runs]
 

@@ -1,4 +1,7 @@
-"""Public names of a package, imported when they are first used (PEP 562)."""
+"""Public names of a package, imported when they are first used (PEP 562).
+
+The package `lazy_loader` does the same; these lines need no dependency, and their error lists the names that exist.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """A policy before and after its update, side by side, as an animated GIF.
 
+Gymnasium's own writers, `RecordVideo` and `save_video`, film one episode as MP4 and need moviepy and ffmpeg; for two
+side by side, one standing still after its end, frames must be joined here anyway, and pillow writes them.
+
 P = parameters of the policy.
 """
 

@@ -100,7 +100,7 @@ def prompt_figure(history: History, name: str) -> Figure:
         axis.set(xscale="log", yscale="log")
         for side in (axis.xaxis, axis.yaxis):
             side.set_major_formatter("{x:g}")  # 0.1, not a power of ten
-    axis.set(xlabel=f"prompted {metric.name} ({metric.unit})", ylabel=f"achieved {metric.name}, test split")
+    axis.set(xlabel=f"prompted {metric.label}", ylabel=f"achieved {metric.name}, test split")
     axis.set_title("prompted against achieved, every sample so far")
     axis.legend(frameon=False, loc="upper left")
     show_words(figure)
@@ -164,7 +164,7 @@ def build_page(models: list[str]) -> Any:
         pipeline = load(name)
         low, high, step = slider_range(*prompt_limits(pipeline))
         best = pipeline.metric.best_first(low, high)[0]
-        label = f"prompted {pipeline.metric.name} ({pipeline.metric.unit})"
+        label = f"prompted {pipeline.metric.label}"
         return {"minimum": low, "maximum": high, "value": best, "step": step, "label": label}
 
     def show(name: str, prompt: float, seed: float, samples: float, history: History) -> tuple[Any, ...]:

@@ -183,7 +183,8 @@ def warn_of_other_data(source: dict[str, Any], harvest: dict[str, Any], dataset:
     if ours:
         source = HarvestConfig().to_json(policies="ppo" in harvest) | HarvestConfig.current_settings(source)
     source, harvest = dotted(source), dotted(harvest)
-    settings = [key for key in {**harvest, **source} if key != "kind" and (ours or (key in harvest and key in source))]
+    unset = {"kind"} if "runs_per_shard" in harvest else {"kind", "runs_per_shard"}
+    settings = [key for key in {**harvest, **source} if key not in unset and (ours or key in harvest.keys() & source)]
     others = {key: (source.get(key), harvest.get(key)) for key in settings if source.get(key) != harvest.get(key)}
     for key, (made, asked) in others.items():
         print(f"{prog}: warning: {dataset} was made with {key} = {made!r}, not {asked!r}", file=sys.stderr)

@@ -15,6 +15,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from g_pt.networks.parameters import ParameterLayout
+from g_pt.runtime.library_messages import hide_library_messages
+
+hide_library_messages()
 
 NormalizationMode = Literal["global", "tensor"]
 

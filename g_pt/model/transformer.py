@@ -24,6 +24,9 @@ from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.permutations.units import Tokenization, token_index
+from g_pt.runtime.library_messages import hide_library_messages
+
+hide_library_messages()
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
+from g_pt.runtime.library_messages import hide_library_messages
 from g_pt.runtime.seeds import seeded_global_generator
 from g_pt.tasks.templates import plain_module
+
+hide_library_messages()
 
 Split = Literal["train", "validation", "test"]
 CONSTANCY_EXAMPLES = 16  # training examples on which it is seen which buffers move

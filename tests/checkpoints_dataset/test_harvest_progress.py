@@ -25,8 +25,6 @@ def test_a_metric_that_never_moves_is_said_at_the_end_with_what_to_do(
     (tmp_path / "stuck.py").write_text(STUCK)
     config = HarvestConfig(task=f"{tmp_path}/stuck.py:Stuck", num_runs=4, num_steps=3, num_checkpoints=3)
     assert harvest_with_progress(config, tmp_path / "data") is not None
-    assert (
-        "warning: the error is 90 in every checkpoint, so no prompt could ask for another; harvest with more steps"
-        in (said := capsys.readouterr().err)
-    )
+    said = capsys.readouterr().err
+    assert "warning: the error is 90 in every checkpoint, so no prompt could ask for another; harvest with more" in said
     assert said.count("warning") == 1  # the loss moves

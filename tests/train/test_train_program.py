@@ -176,15 +176,7 @@ def test_a_dataset_made_otherwise_is_used_with_a_warning_and_other_folders_stay(
     assert not (settings.parent / "data").exists(), "refused before anything was made"
     short = ("--config", settings, "--optimizer.num-steps", 4, "--progress.evaluate-every", 0)
     assert run(*short).returncode == 0
-    data = (
-        "--dataset",
-        settings.parent / "data",
-        *short[2:],
-        "--metric",
-        "error",
-        "--output",
-        settings.parent / "quiet",
-    )
+    data = ("--dataset", settings.parent / "data", *short[2:], "--output", settings.parent / "quiet")
     tiny = ("--model.width", 16, "--model.num-layers", 1, "--model.num-heads", 2, "--pairs.batch-size", 8)
     quiet = run(*data, *tiny, "--progress.evaluate-every", 4, "--progress.num-networks", 4, "--json")
     assert quiet.returncode == 0, quiet.stderr

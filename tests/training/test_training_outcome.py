@@ -20,9 +20,8 @@ def test_a_model_that_follows_its_prompts_gets_one_line_and_no_warning() -> None
 
 
 def test_a_model_that_answers_every_prompt_alike_is_warned_of_with_what_to_do() -> None:
-    with pytest.warns(
-        UnheededPromptsWarning, match=r"0\.425 to 0\.44 where 0\.1 to 0\.9.* more runs than 28"
-    ) as caught:
+    alike = r"0\.425 to 0\.44 where 0\.1 to 0\.9.* more runs than 28"
+    with pytest.warns(UnheededPromptsWarning, match=alike) as caught:
         summarize(evaluation(9, [0.44, 0.425, 0.43]), "error", 64, 28)
     assert "--optimizer.num-steps" in str(caught[0].message)
 
