@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         if team.count > 1:
             import torch
 
-            torch.set_num_threads(cpu_threads_of_a_process())  # launchers leave one thread to each
+            torch.set_num_threads(cpu_threads_of_a_process())  # launchers would leave one
         from checkpoints_dataset.harvest import harvest_with_progress
 
         with redirect_stdout(sys.stderr):  # a user's task may print, and --json promises one object

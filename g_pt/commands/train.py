@@ -113,6 +113,9 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
     process_share(config.pairs.batch_size, accelerator)  # refused before a long harvest, not after it
     if program.alignment.num_steps:
         check_alignment(program, task, accelerator)
+    if accelerator.device.type == "cpu":
+        use_cpu_threads(config.optimizer.cpu_threads, accelerator.device)
+        accelerator.print(f"CPU threads of each process: {torch.get_num_threads()}")
     harvest = dataclasses.replace(program.harvest, task=program.task)
     if not team.from_first(is_finished(program.dataset)):
         if team.is_first and not program.resume:  # a kill from here on is resumed

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -105,9 +106,41 @@ def processes_of_this_host() -> int:
 
 
 def cpu_threads_of_a_process() -> int:
-    """Cores that this process may run on, divided by the processes of this host, at least 1."""
+    """Threads that the user's OMP_NUM_THREADS grants; without it the cores of this process, shared with the others."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // processes_of_this_host())
+    return chosen_cpu_threads() or max(1, cores // processes_of_this_host())
+
+
+def chosen_cpu_threads() -> int | None:
+    """OMP_NUM_THREADS as the user has set it, or None.
+
+    `accelerate launch`, and `torchrun` with several processes, set it to 1 where nobody has. Such a 1 counts only where
+    the launcher was started with it.
+    """
+    threads = first_number(os.environ.get("OMP_NUM_THREADS", ""))
+    if threads == 1 and is_launched() and first_number(environment_of_parent().get("OMP_NUM_THREADS", "")) != 1:
+        return None
+    return threads
+
+
+def first_number(value: str) -> int | None:
+    """The first of numbers separated by commas (one per level of nesting), if it is one, and positive."""
+    first = value.split(",")[0].strip()
+    return int(first) or None if first.isascii() and first.isdecimal() else None
+
+
+def is_launched() -> bool:
+    """Whether `accelerate launch` or `torchrun` has started this process."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def environment_of_parent() -> dict[str, str]:
+    """With what the process that started this one was itself started; empty where the system does not tell."""
+    try:
+        entries = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    return dict(os.fsdecode(entry).split("=", 1) for entry in entries if b"=" in entry)
 
 
 def check_launch() -> None:

@@ -83,7 +83,7 @@ def check_sharding(accelerator: Accelerator) -> None:
 
 
 def use_cpu_threads(num_threads: int | None, device: torch.device) -> None:
-    """Share the cores among the processes of this host; launchers would leave one thread to each. Keep freed memory."""
+    """Set the threads of this process: as asked for, or as `cpu_threads_of_a_process` has them. Keep freed memory."""
     if device.type == "cpu":
         keep_freed_memory()
         torch.set_num_threads(num_threads or cpu_threads_of_a_process())

@@ -126,7 +126,7 @@ class OptimizerConfig:
     mixed_precision: Literal["no", "bf16"] = "bf16"
     """Precision of matrix products."""
     cpu_threads: int | None = None
-    """Threads of each process on the CPU; all cores divided by the processes of this host where it is not given."""
+    """Threads of each process on the CPU; OMP_NUM_THREADS where not given, else all cores over the host's processes."""
     compile: bool = False
     """Compile the model by torch.compile: a slow first step, then faster ones; see docs/training.md."""
 
