@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from checkpoints_dataset.config import dotted
 from checkpoints_dataset.exchange import SPLITS, export_parquet, import_parquet
 from checkpoints_dataset.format import HEADER_FILE, DatasetHeader, StoreError
 from checkpoints_dataset.store import CheckpointStore
-from g_pt.files.schema import brief
-from g_pt.hub.download import download_snapshot, hub_errors
+from g_pt.files.schema import brief, read_object
+from g_pt.files.yaml_files import read_yaml_text
+from g_pt.hub.download import WRITE_SECONDS, download_snapshot, hub_errors
 
 TAGS = ["g-pt", "weight-space-learning", "neural-network-checkpoints"]
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+CARD_BESIDE = "README.g-pt.md"
+MAX_CARD_BYTES = 5_000_000
 HEADING = "## Configuration "
 SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
 
@@ -32,6 +36,7 @@ def push_dataset(
     private: bool | None = None,
     token: str | bool | None = None,
     endpoint: str | None = None,
+    card_beside: bool = False,
     progress: Callable[[int], object] = lambda shards: None,
 ) -> str:
     """Upload a dataset as one configuration of a repository; returns the repository's address.
@@ -47,10 +52,11 @@ def push_dataset(
         private: of a new repository.
         token: of the account; the one of `hf auth login` where not given.
         endpoint: another Hub.
+        card_beside: leave a card that cannot be read as it is, and write ours beside it, into `CARD_BESIDE`.
         progress: called with the number of shards written since the last call.
 
     Raises:
-        StoreError: the configuration exists with another layout.
+        StoreError: the configuration exists with another layout, or the repository's card cannot be read.
         OSError: the Hub refused it or is out of reach.
     """
     from huggingface_hub import HfApi
@@ -64,12 +70,20 @@ def push_dataset(
     )
     if (known / name / HEADER_FILE).is_file():
         check_same_layout(DatasetHeader.read(known / name), store.header, repo_id, name)
-    readme = known / "README.md"
-    card = dataset_card(store, repo_id, name, readme.read_text() if readme.is_file() else "", license=license)
+    card_name = "README.md"
+    try:
+        old = read_card(known / card_name)
+    except ValueError as error:
+        if not card_beside:
+            raise StoreError(
+                f"the card of {repo_id} cannot be kept: {error}; mend it, or write one beside it: --card-beside"
+            ) from error
+        card_name, old = CARD_BESIDE, ({}, "")
+    card = dataset_card(store, repo_id, name, old, license=license)
     with tempfile.TemporaryDirectory() as folder:
         export_parquet(store, Path(folder) / name, progress=progress)
-        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-        with hub_errors(repo_id):
+        (Path(folder) / card_name).write_text(card, encoding="utf-8")
+        with hub_errors(repo_id, seconds=WRITE_SECONDS):
             api.upload_folder(
                 repo_id=repo_id,
                 repo_type="dataset",
@@ -161,14 +175,17 @@ def dataset_card(
     store: CheckpointStore,
     repo_id: str,
     name: str,
-    old: str = "",
+    old: tuple[Mapping[str, Any], str] = ({}, ""),
     *,
     license: str | None = None,
     prefix: str | None = None,
 ) -> str:
-    """The card with this configuration, of files in `prefix` or NAME/, added to what an older card says of others."""
+    """The card with this configuration, of files in `prefix` or NAME/, added to what an older card says of others.
+
+    The older card is its metadata and its text.
+    """
     prefix = f"{name}/" if prefix is None else prefix
-    header, body = split_card(old)
+    header, body = dict(old[0]), old[1]
     configs = {entry["config_name"]: entry for entry in header.get("configs", [])}
     data_files = [{"split": split, "path": f"{prefix}{split}/*.parquet"} for split in SPLITS if store.runs_of(split)]
     configs[name] = {"config_name": name, "data_files": data_files}
@@ -185,11 +202,45 @@ def dataset_card(
     return f"---\n{text}---\n\n" + "\n\n".join([intro, *(kept[key] for key in sorted(kept))]) + "\n"
 
 
-def split_card(card: str) -> tuple[dict[str, Any], str]:
-    """Metadata and text of a card; a card without metadata has none."""
-    match = re.match(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL)
-    header = yaml.safe_load(match[1]) if match else None
-    return (header, match[2]) if match and isinstance(header, dict) else ({}, card)
+def read_card(path: Path) -> tuple[dict[str, Any], str]:
+    """Metadata and text of a card that people may have written; empty where there is none.
+
+    Raises:
+        ValueError: it is not UTF-8, its metadata are not YAML of plain values, or not those of a card.
+    """
+    if not path.exists():
+        return {}, ""
+    if (size := path.stat().st_size) > MAX_CARD_BYTES:
+        raise ValueError(f"it has {size:,} bytes, more than {MAX_CARD_BYTES:,}")
+    try:
+        card = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not text in UTF-8 ({error.reason} at byte {error.start})") from error
+    match = re.match(r"---\r?\n(.*?)\n?---[ \t]*(?:\r?\n|$)(.*)", card, re.DOTALL)
+    if match is None:
+        return {}, card
+    header = read_yaml_text(match[1], "its metadata") if match[1].strip() else {}
+    read_object(CardData, header, "its metadata", ignore_unknown=True)
+    return dict(header), match[2]
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """A configuration in the metadata of a card."""
+
+    config_name: str
+
+
+@dataclass(frozen=True)
+class CardData:
+    """What is read of the metadata of a card, and written again."""
+
+    tags: list[str] = field(default_factory=list)
+    configs: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for entry in self.configs:
+            read_object(CardConfig, entry, "configs", ignore_unknown=True)
 
 
 def introduction(repo_id: str) -> str:

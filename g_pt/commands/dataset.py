@@ -39,6 +39,8 @@ class Push:
     """Name of these networks in the repository; the task's where not given."""
     license: str | None = None
     """Identifier of the licence, apache-2.0 say."""
+    card_beside: bool = False
+    """Where the repository's card cannot be read, leave it and write README.g-pt.md beside it."""
     private: bool = False
     """Make a new repository private."""
     json: bool = False
@@ -132,6 +134,7 @@ def run(arguments: Push | Pull | Export | Import) -> dict[str, Any]:
                 configuration=arguments.configuration,
                 license=arguments.license,
                 private=arguments.private or None,
+                card_beside=arguments.card_beside,
                 progress=bar.update,
             )
             print(f"uploaded: {address}")

@@ -26,20 +26,26 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"{path} must have at most {MAX_BYTES:,} bytes to be a file of settings, it has {size:,}")
     try:
         text = path.read_text(encoding="utf-8")
-        check_size(text, path)
-        values = yaml.load(text, Loader=Settings)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {in_one_line(error)}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be text in UTF-8: {error.reason} at byte {error.start}") from error
+    return read_yaml_text(text, str(path))
+
+
+def read_yaml_text(text: str, where: str) -> Mapping[str, Any]:
+    """Read a mapping from YAML; raises as `read_yaml` does, with errors that begin with `where`."""
+    try:
+        check_size(text, where)
+        values = yaml.load(text, Loader=Settings)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not valid YAML: {in_one_line(error)}") from error
     except (OverflowError, ValueError) as error:  # a date such as 2024-13-45, an integer of 5,000 digits
-        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+        raise ValueError(f"{where}: {error}" if where not in str(error) else str(error)) from error
     if not isinstance(values, Mapping):
-        raise ValueError(f"{path} must hold settings as 'name: value', got {type(values).__name__}")
+        raise ValueError(f"{where} must hold settings as 'name: value', got {type(values).__name__}")
     return values
 
 
-def check_size(text: str, path: Path) -> None:
+def check_size(text: str, path: str) -> None:
     """Refuse nesting and multiplication by aliases before anything is built of them."""
     sizes: dict[str, int] = {}  # values under each anchor
     begun: list[tuple[str | None, int]] = []  # anchor and count at the start of every collection around

@@ -10,6 +10,8 @@ from typing import Any
 
 INDEX_FILE, REPORT_FILE, CARD_FILE = "model_index.json", "report.json", "README.md"
 BUNDLED = Path(__file__).parent.parent / "bundled"
+# that the Hub may take for an answer to a question, and to check what was uploaded
+READ_SECONDS, WRITE_SECONDS = 15.0, 300.0
 # everything a pipeline needs, and nothing that could be executed
 ALLOWED_FILES = [
     *(INDEX_FILE, REPORT_FILE, CARD_FILE, "*/config.json", "scheduler/scheduler_config.json"),
@@ -81,8 +83,31 @@ def download_snapshot(repo_id: str, patterns: list[str], **hub_options: Any) -> 
 
 
 @contextmanager
-def hub_errors(repo_id: str, *, revision: str | None = None) -> Iterator[None]:
+def answered_within(seconds: float) -> Iterator[None]:
+    """Let no request of the Hub's client wait longer for an answer, or for more of one; by itself it waits for ever."""
+    from huggingface_hub import get_session
+
+    def limit(request: Any) -> None:
+        limits = {name: value or seconds for name, value in request.extensions.get("timeout", {}).items()}
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds) | limits
+
+    session = get_session()
+    hooks = session.event_hooks
+    session.event_hooks = {**hooks, "request": [*hooks["request"], limit]}
+    try:
+        yield
+    finally:
+        session.event_hooks = hooks
+
+
+@contextmanager
+def hub_errors(repo_id: str, *, revision: str | None = None, seconds: float | None = None) -> Iterator[None]:
     """Turn what the Hub's client raises into one sentence that says which repository and why.
+
+    Args:
+        repo_id: "org/name".
+        revision: that is asked for.
+        seconds: that the Hub may take for an answer; READ_SECONDS where not given.
 
     Raises:
         OSError: the repository is missing, gated, private, only partly cached or out of reach.
@@ -91,8 +116,10 @@ def hub_errors(repo_id: str, *, revision: str | None = None) -> Iterator[None]:
 
     incomplete = getattr(errors, "IncompleteSnapshotError", ())  # newer clients only
     offline = os.environ.get("HF_HUB_OFFLINE", "0")
+    seconds = seconds or READ_SECONDS
     try:
-        yield
+        with answered_within(seconds):
+            yield
     except errors.HFValidationError as error:
         raise OSError(f"{repo_id!r} is neither an existing folder nor a valid Hub repository name") from error
     except errors.GatedRepoError as error:
@@ -117,7 +144,8 @@ def hub_errors(repo_id: str, *, revision: str | None = None) -> Iterator[None]:
             raise OSError(f"the Hub refused {repo_id}: no permission ({status}); run `hf auth login`") from error
         raise OSError(f"the Hub refused {repo_id}: {brief(error)}") from error
     except Exception as error:  # of the HTTP library, whose name depends on the version of huggingface_hub
-        raise OSError(f"{repo_id} could not be reached on the Hub: {brief(error)}") from error
+        why = f"it did not answer within {seconds:g} s" if "Timeout" in type(error).__name__ else brief(error)
+        raise OSError(f"{repo_id} could not be reached on the Hub: {why}") from error
 
 
 def brief(error: Exception) -> str:

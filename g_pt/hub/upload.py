@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from g_pt.files.atomic import read_json, write_json
-from g_pt.hub.download import CARD_FILE, INDEX_FILE, REPORT_FILE, hub_errors
+from g_pt.hub.download import CARD_FILE, INDEX_FILE, REPORT_FILE, WRITE_SECONDS, hub_errors
 
 
 def upload_model(
@@ -42,7 +42,7 @@ def upload_model(
         write_json(folder / REPORT_FILE, report)
     forget_paths(folder)
     api = HfApi(endpoint=endpoint, token=token, library_name="g-pt")
-    with hub_errors(repo_id, revision=revision):
+    with hub_errors(repo_id, revision=revision, seconds=WRITE_SECONDS):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         message = "Upload ParameterUpdatePipeline"
         api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)

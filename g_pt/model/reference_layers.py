@@ -6,6 +6,7 @@ B = batch, S = tokens, W = width, H = heads, F = frequencies, G = tokens of equa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class TokenEncoder(nn.Module):
         widths = [width] * len(sizes)
         self.first = TokenLinear(sizes, widths)
         self.rest = nn.ModuleList(TokenLinear(widths, widths) for _ in range(depth - 1))
-        starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+        starts = list(accumulate(sizes, initial=0))
         # stretches of neighbouring tokens of one size are views of the vector: (group, first entry, number)
         self.stretches = [stretches(tokens, starts) for _, tokens in self.first.groups]
         tokens = [token for _, group in self.first.groups for token in group]

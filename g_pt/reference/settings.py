@@ -12,6 +12,7 @@ from g_pt.files.schema import Between, one_line, read_value
 from g_pt.files.yaml_files import read_yaml
 from g_pt.reference.weights import TensorFacts
 
+MAX_JSON_BYTES = 10_000_000
 # the reference's names of metrics -> ours
 METRICS = {"avg_test_loss": "loss", "avg_test_err": "error", "train_ret": "return"}
 NAMES = {"loss": "loss", "error": "error", "err": "error", "return": "return", "cartpole": "return"}
@@ -125,7 +126,7 @@ def read_json_mapping(path: Path) -> Mapping[str, Any]:
     """Read a JSON object; errors name the file."""
     if not path.exists():
         raise ValueError(f"there is no settings file {path}")
-    values = read_json(path)
+    values = read_json(path, max_bytes=MAX_JSON_BYTES)
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must hold settings as an object, got {type(values).__name__}")
     return values

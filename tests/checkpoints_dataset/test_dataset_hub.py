@@ -14,7 +14,7 @@ from dataset_fixtures import copied_harvest, file_hashes, finished_harvest, synt
 
 from checkpoints_dataset.exchange import export_parquet, import_parquet
 from checkpoints_dataset.format import DatasetHeader, RunRecord, StoreError
-from checkpoints_dataset.hub import export_dataset, pull_dataset, push_dataset
+from checkpoints_dataset.hub import CARD_BESIDE, export_dataset, pull_dataset, push_dataset
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
 from g_pt.commands import dataset
@@ -218,3 +218,49 @@ def test_an_export_has_a_card_that_names_its_configuration(tmp_path, monkeypatch
         export_dataset(CheckpointStore(tmp_path / "store"), tmp_path / "no", configuration="../../escape")
     with pytest.raises(StoreError, match="is not an empty folder"):
         export_dataset(CheckpointStore(tmp_path / "store"), tmp_path / "out")
+
+
+CARDS = {
+    "YAML that does not parse": b"---\ntags: [a\n---\ntext\n",
+    "a tag that runs code": b"---\ntags: !!python/object/apply:os.system ['touch executed']\n---\ntext\n",
+    "tags a number": b"---\ntags: 7\n---\ntext\n",
+    "tags of numbers": b"---\ntags: [7]\n---\ntext\n",
+    "configs a string": b"---\nconfigs: all\n---\ntext\n",
+    "configs without names": b"---\nconfigs: [{data_files: x}]\n---\ntext\n",
+    "metadata a list": b"---\n- a\n---\ntext\n",
+    "aliases that multiply": b"---\na: &a [1, 1]\n" + b"".join(
+        b"%c: &%c [%s]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 9)) for c in b"bcdefghi"
+    ) + b"---\ntext\n",
+    "bytes that are no UTF-8": b"---\ntags: [a]\n---\n\xff\xfe\n",
+}  # fmt: skip
+
+
+def test_a_card_that_cannot_be_read_is_left_and_said(default_hub, tmp_path, monkeypatch, capsys, subtests):
+    monkeypatch.chdir(tmp_path)
+    write_synthetic(tmp_path / "store")
+    for name, card in CARDS.items():
+        with subtests.test(name):
+            default_hub.repos[f"datasets/{REPO}"] = {"README.md": card}
+            with pytest.raises(SystemExit) as stopped:
+                dataset.main(["push", "store", REPO])
+            assert stopped.value.code == 1
+            said = capsys.readouterr().err.strip().splitlines()[-1]
+            assert f"the card of {REPO} cannot be kept: it" in said
+            assert "--card-beside" in said
+            assert default_hub.repos[f"datasets/{REPO}"] == {"README.md": card}
+            dataset.main(["push", "store", REPO, "--card-beside"])
+            files = default_hub.repos[f"datasets/{REPO}"]
+            assert files["README.md"] == card
+            assert b"How the runs were made" in files[CARD_BESIDE]
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("card", [b"", b"only text\n", b"---\n---\ntext\n", b"---\r\ntags: [a]\r\n---\r\ntext\r\n"])
+def test_cards_of_people_are_kept_with_ours_in_them(default_hub, tmp_path, card):
+    write_synthetic(tmp_path / "store")
+    default_hub.repos[f"datasets/{REPO}"] = {"README.md": card}
+    push_dataset(CheckpointStore(tmp_path / "store"), REPO)
+    written = default_hub.repos[f"datasets/{REPO}"]["README.md"].decode()
+    header = yaml.safe_load(written.split("---")[1])
+    assert {"g-pt", *(["a"] if b"tags" in card else [])} <= set(header["tags"])
+    assert ("text" in written) == (b"text" in card)

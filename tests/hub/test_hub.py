@@ -1,9 +1,13 @@
+import socket
+import time
+
+import huggingface_hub
 import pytest
 import torch
 from local_hub import HubRequest
 
 from g_pt.hub import download as hub
-from g_pt.hub.download import bundled_models, resolve_model
+from g_pt.hub.download import answered_within, bundled_models, resolve_model
 from g_pt.model.pipeline import ParameterUpdatePipeline
 
 REPO = "org/name"
@@ -172,3 +176,22 @@ def test_a_bundled_name_is_not_taken_by_a_folder_here(random_pipeline, tmp_path,
     random_pipeline.save_pretrained(tmp_path / "digits-loss")
     assert resolve_model("digits-loss") == tmp_path / "package" / "digits-loss"
     assert resolve_model("./digits-loss").absolute() == tmp_path / "digits-loss"
+
+
+def test_a_hub_that_accepts_and_stays_silent_is_one_sentence(monkeypatch, tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the system accepts, nobody ever answers
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("g_pt.hub.download.READ_SECONDS", 1.0)
+        started = time.perf_counter()
+        with pytest.raises(OSError, match=r"could not be reached on the Hub: it did not answer within 1 s|out of reach"):
+            resolve_model("org/silent")
+        assert time.perf_counter() - started < 30
+
+
+def test_the_limit_on_answers_ends_with_the_question():
+    session = huggingface_hub.get_session()
+    before = session.event_hooks
+    with answered_within(5):
+        assert session.event_hooks != before
+    assert session.event_hooks == before
