@@ -63,7 +63,7 @@ class PresentInterface(gymnasium.Wrapper[Any, Any, Any, Any]):
 def number(reward: Any) -> float:
     """A reward as a float: a number, or an array or tensor of one; else a ValueError."""
     try:
-        return float(np.asarray(reward, dtype=np.float64).reshape(()))
+        return float(np.asarray(reward, dtype=np.float64).reshape(()) if reward is not None else reward)
     except (TypeError, ValueError) as error:
         raise ValueError(f"step must return one number as reward, got {reward!r:.80}") from error
 
