@@ -177,7 +177,8 @@ def write_shards(
         generators = keyed_generator(config.seed, shard), keyed_generator(config.seed, shard, 1)
         trained = train_population(task, config, steps, len(runs), *generators, progress)
         reasons = [
-            rejection(checkpoints, config.max_abs_param)
+            trained.lost.get(i)
+            or rejection(checkpoints, config.max_abs_param)
             or unusable_metric({name: values[i] for name, values in trained.metrics.items()}, task)
             for i, checkpoints in enumerate(trained.params)
         ]

@@ -6,7 +6,9 @@ B = policies, E = environments of each, O = size of an observation, A = of an ac
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -35,7 +37,13 @@ class Transition:
 
 
 class Environments(ABC):
-    """B x E environments, in which what happens to one policy depends on no other."""
+    """B x E environments, in which what happens to one policy depends on no other.
+
+    Attributes:
+        lost: `{policy: reason}` of those whose environments failed them.
+    """
+
+    lost: Mapping[int, str] = MappingProxyType({})
 
     @abstractmethod
     def reset(self) -> Tensor:

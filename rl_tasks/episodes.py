@@ -6,12 +6,14 @@ B = policies, E = episodes of each, O = size of an observation, S = of a state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rl_tasks.gymnasium_environments import Environment, EnvironmentFacts, observe
+from rl_tasks.gymnasium_environments import EnvironmentFacts, observe
+from rl_tasks.own_environments import Environment, LostPolicy, broken, refused_reward
 from rl_tasks.simulators import Simulator
 
 # tensors of B policies and their observations (B, E, O) to actions (B, E) or (B, E, A)
@@ -89,8 +91,11 @@ def gymnasium_returns(
     act: Act,
     tensors: Mapping[str, Tensor],
     seeds: Sequence[int],
+    lost: dict[int, str],
 ) -> Tensor:
     """Undiscounted returns of B policies on the E episodes of these seeds, in Gymnasium itself: (B, E) float64.
+
+    A policy whose environment raises or gives a reward that is none, such as NaN, has the return NaN.
 
     Args:
         environments: B x E of them.
@@ -98,23 +103,43 @@ def gymnasium_returns(
         act: the policies.
         tensors: `{name: (B, *shape)}`, raw.
         seeds: of the E episodes, the same for every policy.
+        lost: gets `{policy: reason}` of those policies.
     """
     num_episodes = len(seeds)
     num_policies = len(environments) // num_episodes
-    seen = np.stack([observe(env.reset(seed=seeds[i % num_episodes])[0]) for i, env in enumerate(environments)])
+    seen = np.zeros((len(environments), facts.observation_size), dtype=np.float32)
     returns, alive = np.zeros(len(environments)), np.ones(len(environments), dtype=bool)
+
+    def play(place: int, action: Any = None) -> None:
+        """Take an action, or none to start, unless the policy is lost; what is raised loses it."""
+        try:
+            if action is None:
+                seen[place] = observe(environments[place].reset(seed=seeds[place % num_episodes])[0])
+                return
+            observation, reward, terminated, truncated, _ = environments[place].step(action)
+            if (reason := refused_reward(float(reward))) is not None:
+                raise LostPolicy(reason)
+            seen[place] = observe(observation)
+            returns[place] += float(reward)
+            alive[place] = not (terminated or truncated)
+        except Exception as error:  # an environment is anyone's code
+            policy = place // num_episodes
+            lost[policy] = str(error) if isinstance(error, LostPolicy) else broken(error)
+            returns[policy * num_episodes : (policy + 1) * num_episodes] = np.nan
+            alive[policy * num_episodes : (policy + 1) * num_episodes] = False
+
+    for place in range(len(environments)):
+        if alive[place]:
+            play(place)
     while alive.any():
         policies = np.flatnonzero(alive.reshape(num_policies, num_episodes).any(axis=1))
         wanted = {name: tensor[policies] for name, tensor in tensors.items()}
         observations = torch.from_numpy(seen.reshape(num_policies, num_episodes, -1)[policies])
         actions = facts.act(act(wanted, observations).flatten(0, 1))
         places = (policies[:, None] * num_episodes + np.arange(num_episodes)).ravel()
-        for place, action in zip(places, actions, strict=True):
+        for place, action in zip(places.tolist(), actions, strict=True):
             if alive[place]:
-                observation, reward, terminated, truncated, _ = environments[int(place)].step(action)
-                seen[place] = observe(observation)
-                returns[place] += float(reward)
-                alive[place] = not (terminated or truncated)
+                play(place, action)
     return torch.from_numpy(returns).view(num_policies, num_episodes)
 
 

@@ -18,8 +18,14 @@ from torch import Tensor
 
 from rl_tasks.distributions import ActionDistribution, Categorical, Gaussian
 from rl_tasks.environments import Environments, Transition
-
-Environment = gymnasium.Env[Any, Any]
+from rl_tasks.own_environments import (
+    Environment,
+    LostPolicy,
+    broken,
+    probe,
+    refused_reward,
+    with_present_interface,
+)
 
 
 def make_environment(environment_id: str, options: Mapping[str, Any] | None = None) -> Environment:
@@ -29,13 +35,13 @@ def make_environment(environment_id: str, options: Mapping[str, Any] | None = No
         ValueError: Gymnasium has none of this name, or a package that it needs is missing.
     """
     try:
-        return gymnasium.make(environment_id, **(options or {}))
+        return with_present_interface(gymnasium.make(environment_id, **(options or {})))
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(
             f"environment {environment_id!r} needs a package that is not installed ({error}); for MuJoCo: "
             "pip install 'g-pt[mujoco]'"
         ) from error
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+    except Exception as error:  # its constructor is anyone's code
         raise ValueError(
             f"environment {environment_id!r} cannot be made: {error}. Names are those of gymnasium.make, such as "
             "'CartPole-v1'; one of your own is registered with gymnasium.register before"
@@ -51,12 +57,14 @@ class EnvironmentFacts:
         distribution: of the actions, whose `num_outputs` a policy must return.
         bounds: lowest and highest action, (A,) each, for continuous actions.
         max_episode_steps: the time limit.
+        whole_actions: the integer dtype of continuous actions that are whole numbers.
     """
 
     observation_size: int
     distribution: ActionDistribution
     bounds: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     max_episode_steps: int
+    whole_actions: np.dtype[Any] | None = None
 
     @classmethod
     def of(cls, environment: Environment, name: str) -> EnvironmentFacts:
@@ -72,12 +80,13 @@ class EnvironmentFacts:
                 f"observations of {name!r} must be a Box (an array of numbers), got {seen}: wrap the environment, as "
                 "by gymnasium.wrappers.FlattenObservation"
             )
-        bounds = None
+        bounds, whole = None, None
         if isinstance(action, spaces.Discrete) and action.start == 0:
             distribution: ActionDistribution = Categorical(int(action.n))
         elif isinstance(action, spaces.Box) and len(action.shape) == 1:
             distribution = Gaussian(action.shape[0])
             bounds = (action.low.astype(np.float32), action.high.astype(np.float32))
+            whole = action.dtype if np.issubdtype(action.dtype, np.integer) else None
         else:
             raise ValueError(
                 f"actions of {name!r} must be Discrete (from 0) or a Box with one axis, got {action}: a policy here "
@@ -88,14 +97,24 @@ class EnvironmentFacts:
             raise ValueError(
                 f"{name!r} has no time limit, so that an episode might never end: register it with max_episode_steps"
             )
-        return cls(int(np.prod(seen.shape)), distribution, bounds, int(limit))
+        facts = cls(int(np.prod(seen.shape)), distribution, bounds, int(limit), whole)
+        probe(environment, name, facts.observation_size, facts.some_actions(1)[0])
+        return facts
 
     def act(self, actions: Tensor) -> list[Any]:
         """Actions (n,) or (n, A) as `env.step` takes them, clipped to their bounds."""
         array = actions.numpy()
         if self.bounds is None:
             return [int(a) for a in array]
-        return list(np.clip(array.astype(np.float32), *self.bounds))
+        clipped = np.clip(array.astype(np.float32), *self.bounds)
+        return list(clipped if self.whole_actions is None else np.rint(clipped).astype(self.whole_actions))
+
+    def some_actions(self, num: int) -> list[Any]:
+        """Actions (num, ...) to try an environment with: each choice in turn, or small numbers of both signs."""
+        if self.bounds is None:
+            return self.act(torch.arange(num) % self.distribution.num_outputs)
+        signs = 1 - 2 * (torch.arange(num) % 2)
+        return self.act(0.1 * signs[:, None].expand(num, len(self.bounds[0])))
 
 
 def observe(observation: Any) -> NDArray[np.float32]:
@@ -106,7 +125,8 @@ def observe(observation: Any) -> NDArray[np.float32]:
 class GymnasiumEnvironments(Environments):
     """One Gymnasium environment each, stepped in turn, as SyncVectorEnv does in its SAME_STEP mode.
 
-    The e-th environment of every policy has the same seed.
+    The e-th environment of every policy has the same seed. A policy whose environment raises, or gives a reward that
+    nothing can be learned from, is lost: `lost` says why, and its environments stand still from then on.
     """
 
     def __init__(
@@ -114,31 +134,47 @@ class GymnasiumEnvironments(Environments):
     ) -> None:
         self.facts, self.shape, self.seed = facts, (num_policies, num_envs), seed
         self.environments = [make() for _ in range(num_policies * num_envs)]
+        self.lost: dict[int, str] = {}
 
     def reset(self) -> Tensor:
         """Start all episodes anew, with their seeds."""
-        seeds = [self.seed + i % self.shape[1] for i in range(len(self.environments))]
-        return self._tensor(
-            [observe(env.reset(seed=seed)[0]) for env, seed in zip(self.environments, seeds, strict=True)]
-        )
+        nothing = np.zeros(self.facts.observation_size, dtype=np.float32)
+        self.seen = [nothing] * len(self.environments)
+        for i in range(len(self.environments)):
+            self._try(i, lambda i=i: self._restart(i, seed=self.seed + i % self.shape[1]))
+        return self._tensor(self.seen)
 
     def step(self, actions: Tensor) -> Transition:
         """Take an action in every environment."""
-        reached, observations, rewards, terminated, truncated = [], [], [], [], []
-        for env, action in zip(self.environments, self.facts.act(actions.flatten(0, 1)), strict=True):
-            observation, reward, dead, late, _ = env.step(action)
-            reached.append(observe(observation))
-            observations.append(observe(env.reset()[0]) if dead or late else reached[-1])
-            rewards.append(float(reward))
-            terminated.append(bool(dead))
-            truncated.append(bool(late))
-        return Transition(
-            self._tensor(reached),
-            self._tensor(observations),
-            torch.tensor(rewards).view(self.shape),
-            torch.tensor(terminated).view(self.shape),
-            torch.tensor(truncated).view(self.shape),
-        )
+        reached, rewards = list(self.seen), np.zeros(len(self.seen), dtype=np.float32)
+        terminated, truncated = (np.zeros(len(self.seen), dtype=bool) for _ in range(2))
+
+        def advance(i: int, action: Any) -> None:
+            observation, reward, dead, late, _ = self.environments[i].step(action)
+            if (reason := refused_reward(float(reward))) is not None:
+                raise LostPolicy(reason)
+            reached[i] = self.seen[i] = observe(observation)
+            rewards[i], terminated[i], truncated[i] = float(reward), bool(dead), bool(late)
+            if dead or late:
+                self._restart(i)
+
+        for i, action in enumerate(self.facts.act(actions.flatten(0, 1))):
+            self._try(i, lambda i=i, action=action: advance(i, action))
+        flags = (torch.from_numpy(values).view(self.shape) for values in (rewards, terminated, truncated))
+        return Transition(self._tensor(reached), self._tensor(self.seen), *flags)
+
+    def _restart(self, i: int, seed: int | None = None) -> None:
+        started = self.environments[i].reset() if seed is None else self.environments[i].reset(seed=seed)
+        self.seen[i] = observe(started[0])
+
+    def _try(self, i: int, play: Callable[[], None]) -> None:
+        """Play unless the policy is lost; what is raised loses it."""
+        policy = i // self.shape[1]
+        if policy not in self.lost:
+            try:
+                play()
+            except Exception as error:  # an environment is anyone's code
+                self.lost[policy] = str(error) if isinstance(error, LostPolicy) else broken(error)
 
     def _tensor(self, observations: list[NDArray[np.float32]]) -> Tensor:
         return torch.from_numpy(np.stack(observations)).view(*self.shape, -1)

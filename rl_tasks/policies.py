@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.tasks.mlp import mlp_init
@@ -79,3 +80,19 @@ def stacked_forward(tensors: Mapping[str, Tensor], observations: Tensor) -> Tens
     if LOG_STD in tensors:
         hidden = torch.cat([hidden, tensors[LOG_STD][:, None].expand_as(hidden)], dim=-1)
     return hidden
+
+
+def check_policy(module: nn.Module) -> None:
+    """Refuse policies whose action depends on what others see at the same time.
+
+    BatchNorm with running statistics is fine: policies run in evaluation mode, so that it is a fixed affine map.
+
+    Raises:
+        ValueError: a layer normalises over the batch.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm) and layer.running_mean is None:
+            raise ValueError(
+                f"layer {name!r} of a policy normalises over the observations of a batch (track_running_stats=False), "
+                "so that an action would depend on other episodes: use LayerNorm"
+            )

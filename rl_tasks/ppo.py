@@ -8,7 +8,7 @@ B = policies, T = steps of an iteration, E = environments of each policy, N = T 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +82,7 @@ class PopulationPPO:
         environments: B x E of them.
         policy_tensors: `{name: (B, *shape)}`, trained.
         critic_tensors: the same of the critics.
+        trained_names: of the policy's tensors, those that are trained; the others stay as they are.
         settings: everything else.
         generator: of actions and mini-batches.
     """
@@ -92,6 +93,7 @@ class PopulationPPO:
     environments: Environments
     policy_tensors: Tensors
     critic_tensors: Tensors
+    trained_names: Collection[str]
     settings: PPOConfig
     generator: torch.Generator
 
@@ -101,9 +103,9 @@ class PopulationPPO:
 
     @property
     def trained(self) -> Tensors:
-        """All tensors under one roof: `policy/<name>` and `critic/<name>`."""
+        """All that is trained under one roof: `policy/<name>` and `critic/<name>`."""
         return {
-            **{f"policy/{name}": tensor for name, tensor in self.policy_tensors.items()},
+            **{f"policy/{name}": self.policy_tensors[name] for name in self.policy_tensors if name in self.trained_names},
             **{f"critic/{name}": tensor for name, tensor in self.critic_tensors.items()},
         }
 
@@ -182,7 +184,8 @@ class PopulationPPO:
         scale = (self.settings.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
         clipped = {name: grad * scale.view(-1, *(1,) * (grad.dim() - 1)) for name, grad in grads.items()}
         params, self.state = ADAM.update(self.trained, clipped, losses, self.state, rates)
-        self.policy_tensors, self.critic_tensors = part(params, "policy"), part(params, "critic")
+        self.policy_tensors = self.policy_tensors | part(params, "policy")
+        self.critic_tensors = part(params, "critic")
 
 
 def part(tensors: Tensors, roof: str) -> Tensors:

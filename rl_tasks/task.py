@@ -18,10 +18,12 @@ from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.runtime.seeds import seeded_global_generator
 from g_pt.tasks.base import PopulationTask, Split, TrainedPopulation, check_split
+from g_pt.tasks.templates import StackedModule, fresh_params, trained_names
 from rl_tasks.environments import Environments, SimulatedEnvironments
 from rl_tasks.episodes import differentiable_returns, gymnasium_returns, simulated_returns
 from rl_tasks.gymnasium_environments import Environment, EnvironmentFacts, GymnasiumEnvironments, make_environment
-from rl_tasks.policies import mlp_network, stacked_forward, stacked_init
+from rl_tasks.own_environments import warn_of_hidden_luck
+from rl_tasks.policies import check_policy, mlp_network, stacked_forward, stacked_init
 from rl_tasks.ppo import PopulationPPO
 from rl_tasks.ppo_config import PPOConfig
 from rl_tasks.simulators import Simulator
@@ -53,6 +55,11 @@ class GymnasiumTask(PopulationTask[PPOConfig]):
     critic_widths: ClassVar[tuple[int, ...]] = (32, 32)
 
     @cached_property
+    def lost_policies(self) -> dict[int, str]:
+        """`{row: reason}` of the policies whose environment failed them in the last evaluation in Gymnasium."""
+        return {}
+
+    @cached_property
     def facts(self) -> EnvironmentFacts:
         """Sizes, actions and time limit of the environment; refuses what cannot be served."""
         environment = self.make_environment()
@@ -70,43 +77,65 @@ class GymnasiumTask(PopulationTask[PPOConfig]):
         return PermutationSpec.from_module(self.template, input_shape=(self.facts.observation_size,))
 
     @cached_property
-    def template(self) -> nn.Module:
-        """The module that `forward` runs with the tensors of many policies; its own values are never read.
+    def stacked(self) -> StackedModule:
+        """The module that `forward` runs with the tensors of many policies.
 
         Raises:
             ValueError: it does not fit the environment.
         """
-        with seeded_global_generator(0):
-            module = self.network().eval()
-        size, wanted = self.facts.observation_size, self.facts.distribution.num_outputs
+        stacked = StackedModule.of(self.network)
+        check_policy(stacked.module)
+        size = self.facts.observation_size
         try:
-            outputs = module(torch.zeros(2, size))
-        except RuntimeError as error:
+            with torch.no_grad(), seeded_global_generator(0), stacked.precautions():
+                self.logits(stacked.module(torch.zeros(2, size)))
+        except (RuntimeError, TypeError) as error:
             raise ValueError(
                 f"network() of task {self.name!r} must take observations (N, {size}) of {self.environment_id!r}: "
                 f"{error}"
             ) from error
-        if tuple(outputs.shape) != (2, wanted):
-            raise ValueError(
-                f"network() of task {self.name!r} must return {wanted} numbers per observation for "
-                f"{self.facts.distribution} of {self.environment_id!r}, got {tuple(outputs.shape)} for 2 observations"
-            )
-        return module
+        return stacked
+
+    @property
+    def template(self) -> nn.Module:
+        """The module of `stacked`, in evaluation mode; its own values are never read."""
+        return self.stacked.module
+
+    def logits(self, outputs: Any) -> Tensor:
+        """What the policy says of its actions (N, K), where `network()` returns that alone or in a tuple, as with values.
+
+        Raises:
+            ValueError: nothing in it has K numbers per observation.
+        """
+        wanted = self.facts.distribution.num_outputs
+        parts = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        for part in parts:
+            if isinstance(part, Tensor) and part.dim() == 2 and part.shape[1] == wanted:
+                return part
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+        raise ValueError(
+            f"network() of task {self.name!r} must return {wanted} numbers per observation for "
+            f"{self.facts.distribution} of {self.environment_id!r}, got {', '.join(map(str, shapes))} for 2 observations"
+        )
+
+    @property
+    def trained_names(self) -> tuple[str, ...]:
+        """What PPO moves: the module's parameters, without those frozen by `requires_grad=False`, and no buffers."""
+        return trained_names(self.template, self.layout)
+
+    @property
+    def constant_names(self) -> tuple[str, ...]:
+        """All others: a policy runs in evaluation mode, so that no statistics move either."""
+        return tuple(name for name in self.layout.names if name not in self.trained_names)
 
     def init(self, num_networks: int, generator: torch.Generator) -> Tensor:
         """Parameters (B, P) of modules made one by one by `network()`; the global generator stays as it was."""
-        layout = self.layout
-        with seeded_global_generator(int(torch.randint(2**63 - 1, (), generator=generator))):
-            return torch.stack([layout.flatten(self.network().state_dict()) for _ in range(num_networks)]).float()
+        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        return fresh_params(self.network, self.layout, num_networks, seed)
 
     def forward(self, tensors: Mapping[str, Tensor], observations: Tensor) -> Tensor:
         """Outputs of B policies, each on its own observations: (B, N, O) to (B, N, K)."""
-        module = self.template
-
-        def run(own: dict[str, Tensor], seen: Tensor) -> Tensor:
-            return torch.func.functional_call(module, own, (seen,))
-
-        return torch.vmap(run)(dict(tensors), observations)
+        return self.stacked(tensors, observations, read=self.logits, shared=False)
 
     def act(self, tensors: Mapping[str, Tensor], observations: Tensor) -> Tensor:
         """The most probable actions of B policies on their observations (B, N, O)."""
@@ -171,13 +200,17 @@ class GymnasiumTask(PopulationTask[PPOConfig]):
         return torch.cat([simulated_returns(self.simulator, self.act, part, starts, limit) for part in parts])
 
     def gymnasium_returns(self, params: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Returns in Gymnasium itself: (B, P) raw and the seeds of E episodes to (B, E)."""
+        """Returns in Gymnasium itself: (B, P) raw and the seeds of E episodes to (B, E); see `lost_policies`."""
+        self.lost_policies = {}
         at_once = max(1, min(len(params), GYMNASIUM_ENVIRONMENTS // len(seeds)))
         environments = [self.make_environment() for _ in range(at_once * len(seeds))]
         returns = []
         for part in self._parts(params, at_once):
             some = environments[: len(next(iter(part.values()))) * len(seeds)]
-            returns.append(gymnasium_returns(some, self.facts, self.act, part, seeds))
+            lost: dict[int, str] = {}
+            first = sum(map(len, returns))
+            returns.append(gymnasium_returns(some, self.facts, self.act, part, seeds, lost))
+            self.lost_policies |= {first + policy: reason for policy, reason in lost.items()}
         for environment in environments:
             environment.close()
         return torch.cat(returns)
@@ -213,10 +246,14 @@ class GymnasiumTask(PopulationTask[PPOConfig]):
         rates = low * (high / low) ** torch.rand(num_runs, generator=generator, dtype=torch.float64)
         ppo = self.make_ppo(self.init(num_runs, generator), settings, generator)
         kept, returns = [], []
+        lost: dict[int, str] = {}
+        if self.simulator is None:
+            warn_of_hidden_luck(self.make_environment, self.environment_id, self.facts.some_actions(8))
         for iteration in range(steps[-1] + 1):
             if iteration in set(steps):
                 kept.append(self.layout.flatten({n: t.detach() for n, t in ppo.policy_tensors.items()}).to(dtype))
                 returns.append(self.evaluate(kept[-1].float(), "validation")["return"])
+                lost = self.lost_policies | lost
             if iteration == steps[-1]:
                 break
             fraction = 1 - (1 - settings.final_learning_rate) * iteration / steps[-1]
@@ -224,7 +261,8 @@ class GymnasiumTask(PopulationTask[PPOConfig]):
             if progress is not None:
                 progress(num_runs)
         records = [{"optimizer": "ppo", "learning_rate": rate} for rate in rates.tolist()]
-        return TrainedPopulation(torch.stack(kept, dim=1), {"return": torch.stack(returns, dim=1)}, records)
+        lost = {**lost, **ppo.environments.lost}
+        return TrainedPopulation(torch.stack(kept, dim=1), {"return": torch.stack(returns, dim=1)}, records, lost)
 
     def make_ppo(self, params: Tensor, settings: PPOConfig, generator: torch.Generator) -> PopulationPPO:
         """PPO of given policies (B, P), raw, with fresh critics; the generator decides everything random."""
@@ -239,6 +277,7 @@ class GymnasiumTask(PopulationTask[PPOConfig]):
             distribution=self.facts.distribution,
             environments=environments,
             policy_tensors={name: tensor.clone() for name, tensor in stacked.items()},
+            trained_names=self.trained_names,
             critic_tensors={name: tensor.clone() for name, tensor in critics.items()},
             settings=settings,
             generator=generator,

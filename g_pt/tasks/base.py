@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -174,11 +174,13 @@ class TrainedPopulation:
         params: (R, C, P) in the dtype of the dataset.
         metrics: `{metric: (R, C)}` on the validation split, measured on the parameters as they are stored.
         records: what is known about each of the R runs, such as its learning rate; JSON.
+        lost: `{number of the run: reason}` of runs that came to nothing; they are not kept.
     """
 
     params: Tensor
     metrics: dict[str, Tensor]
     records: list[dict[str, Any]]
+    lost: Mapping[int, str] = field(default_factory=dict)
 
 
 class PopulationTask(Task, Generic[Settings]):

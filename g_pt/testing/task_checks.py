@@ -269,7 +269,8 @@ def check_recalibrate(task: Task) -> None:
         before, after = task.layout.unflatten(params), task.layout.unflatten(once)
         moved = [name for name in task.trained_names if not torch.equal(before[name], after[name])]
         require(not moved, f"recalibrate must leave trained tensors as they are, it changed {moved}")
-    if statistics := running_statistics(plain_module(task.network())):
+    moving = set(running_statistics(plain_module(task.network()))) - set(task.constant_names)
+    if statistics := sorted(moving):
         tensors = {name: tensor.clone() for name, tensor in task.layout.unflatten(once).items()}
         for name in statistics:
             tensors[name] += 3

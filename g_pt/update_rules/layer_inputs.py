@@ -35,7 +35,7 @@ def layer_inputs(task: Task, params: Tensors, examples: Tensor) -> Tensors:
     if not isinstance(task, SupervisedTask):
         raise ValueError(f"layer_inputs needs a SupervisedTask, whose module it can run; task {task.name!r} is none")
     layers = dict(linear_layers(task.template))
-    inputs = task.splits["train"].inputs[examples]
+    inputs = task.examples("train").inputs[examples]
 
     def moments(own: dict[str, Tensor]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
