@@ -20,11 +20,11 @@ def check_capacity(config: HarvestConfig, task: Task, folder: Path) -> None:
     Raises:
         ValueError: a shard takes more than the memory, or all shards more than what is free on the disk.
     """
-    num_params, runs = task.layout.num_params, min(config.num_runs, config.runs_per_shard)
+    num_params, runs = task.layout.num_params, min(config.num_runs, config.at_once)
     run = config.num_checkpoints * num_params * BYTES[config.dtype]
     check_fits(
         runs * (SHARD_COPIES * run + TRAINED * num_params),
-        f"a shard of {runs:,} runs (runs_per_shard {config.runs_per_shard}, num_runs {config.num_runs})",
+        f"a shard of {runs:,} runs, the lesser of num_runs and runs_per_shard,",
     )
     written = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) if folder.is_dir() else 0
     wanted, free = config.num_runs * run - written, shutil.disk_usage(nearest_existing(folder)).free

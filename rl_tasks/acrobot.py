@@ -79,9 +79,4 @@ class Acrobot(MLPPolicyTask):
     environment_id = "Acrobot-v1"
     widths: ClassVar[tuple[int, ...]] = (6, 32, 32, 3)
     simulator = AcrobotSimulator()
-    harvest_defaults: Mapping[str, Any] = {
-        "num_runs": 200,
-        "num_steps": 40,
-        "num_checkpoints": 41,
-        "runs_per_shard": 50,
-    }
+    harvest_defaults: Mapping[str, Any] = {"num_runs": 200, "num_steps": 40, "num_checkpoints": 41}
