@@ -122,9 +122,7 @@ def in_order(groups: AxisGroups, a: Arguments, shape: Any) -> Any:
     if axes and any(block.group is not None for block in groups.resolve(axes[dim])):
         raise NotImplementedError  # which unit comes where depends on data
     many = isinstance(shape, list)
-    found = tuple(
-        [axis if d != dim else fixed(s[d]) for d, axis in enumerate(axes)] for s in (shape if many else [shape])
-    )
+    found = tuple([axis if d != dim else fixed(s[d]) for d, axis in enumerate(axes)] for s in (shape if many else [shape]))
     return found if many else found[0]
 
 

@@ -14,7 +14,7 @@ from g_pt.tasks import get_task
 TOO_MUCH = [
     (
         HarvestConfig(num_runs=10**9, runs_per_shard=10**9),
-        r"a shard of 1,000,000,000 runs .* GiB of memory",
+        r"a shard of 1,000,000,000 runs.* GiB of memory",
     ),
     (HarvestConfig(num_runs=10**13), r"10,000,000,000,000 runs of 60 checkpoints take .* GiB more"),
     (HarvestConfig(task="cartpole", num_runs=10**12, runs_per_shard=10**12), r"a shard of 1,000,000,000,000 runs"),
