@@ -1,10 +1,12 @@
 """Whether a training step is worth more than one thread: seconds and CPU seconds of a step, thread by thread.
 
     python -m benchmarks.training_threads --rounds 30
+    OMP_WAIT_POLICY=passive python -m benchmarks.training_threads --rounds 30
 
 The model, precision and batch size of the `digits` preset, or those asked for. Numbers of threads take turns, a
 step each; the smallest of all rounds is given, since other work on the machine only ever adds to it. Medians beside
-it show what such work costs: a thread that waits for another one spins.
+it show what such work costs: a thread that waits for another one spins, or sleeps by the second command, as those of
+`gpt-train` do.
 """
 
 from __future__ import annotations
@@ -47,9 +49,8 @@ def main() -> None:
                 wall[threads].append(time.perf_counter() - started)
                 cpu[threads].append(time.process_time() - started_cpu)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    print(
-        f"{machine()}; load {load:.1f}; width {args.width}, {args.layers} blocks, batch {args.batch_size}, {args.precision}"
-    )
+    print(f"{machine()}; load {load:.1f}; {os.environ.get('OMP_WAIT_POLICY', 'waiting threads spin')}")
+    print(f"width {args.width}, {args.layers} blocks, batch {args.batch_size}, mixed precision: {args.precision}")
     print("threads  seconds a step: min, median  CPU seconds a step: min, median")
     for threads in args.threads:
         seconds, busy = wall[threads], cpu[threads]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from checkpoints_dataset.capacity import check_capacity
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
 from checkpoints_dataset.facts import unmoved, unmoved_metrics
 from checkpoints_dataset.format import DatasetHeader
@@ -60,6 +61,7 @@ def harvest(
     """
     team = team or Team()
     task = get_task(config.task)
+    check_capacity(config, task, Path(folder))
     check_harvestable(task, config)
     with ExitStack() as stack:
         config, missing = agreed_work(team, folder, task, config, stack)

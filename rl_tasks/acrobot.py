@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -78,3 +79,4 @@ class Acrobot(MLPPolicyTask):
     environment_id = "Acrobot-v1"
     widths: ClassVar[tuple[int, ...]] = (6, 32, 32, 3)
     simulator = AcrobotSimulator()
+    harvest_defaults: Mapping[str, Any] = {"num_runs": 200, "num_steps": 40, "num_checkpoints": 41}

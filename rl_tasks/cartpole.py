@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -49,6 +49,12 @@ class CartPole(MLPPolicyTask):
     environment_id = "CartPole-v1"
     widths: ClassVar[tuple[int, ...]] = (4, 32, 32, 2)
     simulator = CartPoleSimulator()
+    harvest_defaults: Mapping[str, Any] = {
+        "num_runs": 1000,
+        "num_steps": 60,
+        "num_checkpoints": 61,
+        "runs_per_shard": 125,
+    }
 
     def gymnasium_returns(self, params: Tensor, seeds: Sequence[int]) -> Tensor:
         """Returns in Gymnasium's own vector environment, from the start states of the seeds: (B, P) raw to (B, E).

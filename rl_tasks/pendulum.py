@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,3 +48,17 @@ class Pendulum(MLPPolicyTask):
     # from about -1,600, the pendulum hangs or spins, to -150, it swings up and stays
     metrics: Mapping[str, Metric] = {"return": Metric("return", unit="return", minimize=False, scale=300.0)}
     simulator = PendulumSimulator()
+    harvest_defaults: Mapping[str, Any] = {
+        "num_runs": 400,
+        "num_steps": 40,
+        "num_checkpoints": 41,
+        "runs_per_shard": 50,
+        "ppo": {
+            "learning_rate_range": (3e-3, 1.5e-2),
+            "n_steps": 200,  # an episode
+            "n_epochs": 10,
+            "num_minibatches": 4,
+            "gamma": 0.9,
+            "ent_coef": 0.0,
+        },
+    }

@@ -11,13 +11,18 @@ from typing import Any
 
 def check_writable(path: Path, flag: str) -> None:
     """Refuse a file or folder that could not be written after all the work."""
-    folder = path
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    folder = nearest_existing(path)
     if folder != path and not folder.is_dir():
         raise ValueError(f"{flag} {path} cannot be written: {folder} is no folder")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{flag} {path} cannot be written: no permission to write to {folder}")
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest one above it that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
 
 
 def check_file(path: Path, flag: str) -> None:

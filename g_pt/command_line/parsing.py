@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +38,7 @@ def parse(
     prog: str,
     description: str | None,
     presets: Path | None = None,
+    task_defaults: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> Arguments:
     """Settings of a command; `~` at the start of a path or name is the home folder.
 
@@ -47,14 +48,21 @@ def parse(
         kind: a dataclass, whose fields are the flags; fields may be dataclasses, or chosen by name (`ChosenFrom`).
         arguments: those of the process where None.
         presets: folder of the files that `--preset` names.
+        task_defaults: settings that come with a task, by the name that the flags or the files give; they stand below
+            both.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     print_version(arguments, prog)
     with wrong_settings(prog):
         chosen, rest = settings_files(arguments, prog, presets)
-        default = with_choices(with_missing(kind))
-        for path in chosen:
-            default = merge(default, read_yaml(path), str(path))
+        files = {str(path): read_yaml(path) for path in chosen}
+    default = with_choices(with_missing(kind))
+    task = named_task(files.values(), rest)
+    if task_defaults is not None and task is not None:
+        default = merge(default, task_defaults(task), f"harvest_defaults of task {task!r}")
+    with wrong_settings(prog):
+        for name, settings in files.items():
+            default = merge(default, settings, name)
         default, rest = choose_by_flags(default, rest)
         extra = {kind: settings_flags(preset_names(presets)), **choice_flags(default)}
         return checked(parse_flags(kind, rest, prog=prog, description=description, default=default, extra=extra))
@@ -152,6 +160,16 @@ def settings_files(arguments: Sequence[str], prog: str, presets: Path | None) ->
     chosen, rest = files.parse_known_args(arguments)
     preset = None if presets is None or chosen.preset is None else preset_path(chosen.preset, presets)
     return [path for path in (preset, chosen.config) if path is not None], rest
+
+
+def named_task(files: Iterable[Mapping[Any, Any]], flags: Sequence[str]) -> str | None:
+    """The task that flags name, or else the last of the files; none where help is wanted, which needs no task."""
+    if {"-h", "--help"} & set(flags):
+        return None
+    wanted = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    wanted.add_argument("--task", nargs="?")
+    named = [wanted.parse_known_args(flags)[0].task, *(settings.get("task") for settings in reversed([*files]))]
+    return next((name for name in named if isinstance(name, str)), None)
 
 
 def preset_names(presets: Path | None) -> list[str]:

@@ -5,6 +5,7 @@ Examples:
     gpt-harvest --task my_task.py:MyTask --num-runs 500
     gpt-harvest --rule adam --rule.learning-rate-range 0.0003 0.01 --num-runs 500 --out runs/digits/adam
 
+Sizes come with some tasks, such as those of policies; flags and files count over them.
 A harvest that was interrupted continues when the same command is given again.
 
 Several processes share the shards, on one host or on several that see the same folder; the dataset is the same:
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,7 +27,7 @@ from checkpoints_dataset.config import HarvestConfig
 from g_pt.command_line.output import check_writable, json_line
 from g_pt.command_line.parsing import parse
 from g_pt.command_line.terminal import exit_on_error, quiet_unless_first
-from g_pt.runtime.processes import cpu_threads_of_a_process, join_team, leave_team
+from g_pt.runtime.processes import cpu_threads_of_a_process, join_team, leave_team, let_waiting_threads_sleep
 from g_pt.tasks.data_folders import use_data_dir
 
 if TYPE_CHECKING:
@@ -46,9 +48,10 @@ class Arguments(HarvestConfig):
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
+    let_waiting_threads_sleep()
     with exit_on_error("gpt-harvest"):
         with quiet_unless_first():
-            parsed = parse(Arguments, arguments, prog="gpt-harvest", description=__doc__)
+            parsed = parse(Arguments, arguments, prog="gpt-harvest", description=__doc__, task_defaults=task_defaults)
         use_data_dir(parsed.data_dir)
         config = HarvestConfig(**{f.name: getattr(parsed, f.name) for f in fields(HarvestConfig)})
         folder = parsed.out or default_folder(config.task)
@@ -66,6 +69,13 @@ def main(arguments: list[str] | None = None) -> None:
             left_out = {str(run): reason for run, reason in store.left_out.items()}
             print(json_line({**summary(store), "left_out": left_out}))
         leave_team(team)
+
+
+def task_defaults(task: str) -> Mapping[str, Any]:
+    """Settings of a harvest that come with a task."""
+    from g_pt.tasks import get_task
+
+    return get_task(task).harvest_defaults
 
 
 def default_folder(task: str) -> Path:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from g_pt.model.pipeline import ParameterUpdatePipeline
     from g_pt.tasks.base import Task
 
-BYTES = 40  # per parameter of a sample, at the least
+# per parameter of a sample, at the least, float32: start and result, raw and normalised; noisy, predicted and next
+# state of the sampler; pieces and outputs of the tokens. The blocks take more on top
+BYTES = 10 * 4
 PROMPTS = ("loss", "error", "return")  # those that --help lists
 
 

@@ -23,6 +23,8 @@ from checkpoints_dataset.config import HarvestConfig, dotted
 from g_pt.command_line.output import check_writable, json_line
 from g_pt.command_line.parsing import named_settings, parse
 from g_pt.command_line.terminal import exit_on_error, is_first_process, quiet_unless_first, show_warnings
+from g_pt.commands.harvest import task_defaults
+from g_pt.runtime.processes import let_waiting_threads_sleep
 from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
 
@@ -50,6 +52,7 @@ class Program(TrainConfig):
 
 def main(arguments: list[str] | None = None, *, prog: str = "gpt-train") -> None:
     """Entry point of the command; `prog` is the name under which it speaks."""
+    let_waiting_threads_sleep()
     with exit_on_error(prog):
         with quiet_unless_first():
             program = parse_command(arguments, prog)
@@ -64,7 +67,14 @@ def main(arguments: list[str] | None = None, *, prog: str = "gpt-train") -> None
 
 def parse_command(arguments: list[str] | None, prog: str = "gpt-train") -> Program:
     """Settings of a training."""
-    return parse(Program, arguments, prog=prog, description=__doc__, presets=presets_folder())
+    return parse(
+        Program,
+        arguments,
+        prog=prog,
+        description=__doc__,
+        presets=presets_folder(),
+        task_defaults=lambda task: {"harvest": task_defaults(task)},
+    )
 
 
 def presets_folder() -> Path:

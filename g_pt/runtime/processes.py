@@ -111,6 +111,15 @@ def cpu_threads_of_a_process() -> int:
     return chosen_cpu_threads() or max(1, cores // processes_of_this_host())
 
 
+def let_waiting_threads_sleep() -> None:
+    """Have threads sleep while they wait for each other, where the user has not said how they wait (OMP_WAIT_POLICY).
+
+    By default they spin, which on cores that others use too costs several times the time and the CPU time of a step.
+    To be called before torch is imported: OpenMP reads the variable once, when it is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def chosen_cpu_threads() -> int | None:
     """OMP_NUM_THREADS as the user has set it, or None.
 

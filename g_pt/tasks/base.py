@@ -39,6 +39,8 @@ class Task(ABC):
     metrics: Mapping[str, Metric]
     endless_data = False
     """Whether training draws from the same endless source as the splits, so that no metric is better in training."""
+    harvest_defaults: Mapping[str, Any] = {}
+    """Settings of `HarvestConfig`, by name, that the commands take for this task where nobody says otherwise."""
     differentiable_metrics: Collection[str] = ()
     """Names of the metrics that `differentiable_metric` knows."""
 

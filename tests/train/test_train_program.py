@@ -71,6 +71,19 @@ def test_accelerate_launch_harvests_trains_and_saves(settings: Path) -> None:
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "pipeline" / "model_index.json").is_file()
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-00000050", "step-00000060"]
+    assert "CPU threads of each process: 1" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_the_last_word_under_a_quiet_launcher(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet", "--num_processes", "1"]
+    done = subprocess.run([*launch, str(PROGRAM), "--task", "nothing"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("train_g_pt.py: ")]
+    assert len(said) == 1
+    assert said[0].startswith("train_g_pt.py: there is no task 'nothing'; tasks are [")
+    assert done.stderr.rstrip().endswith(said[0])
+    assert "Traceback" not in done.stderr + done.stdout
 
 
 @pytest.mark.slow
