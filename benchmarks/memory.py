@@ -1,6 +1,7 @@
 """How much memory a training needs on a dataset that is larger than memory should be.
 
     python -m benchmarks.memory --gigabytes 10
+    python -m benchmarks.memory --gigabytes 0.1 --gradient-checkpointing
 
 Writes random networks of 7,960 parameters into a temporary dataset, opens it as a training does, fits the scale of the
 parameters, and takes steps of 1,024 pairs, each drawn from everywhere in the dataset. Resident memory is read from
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1024, help="pairs")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--width", type=int, default=128, help="of the model")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="compute activations anew, backwards")
     parser.add_argument("--folder", type=Path, help="where the dataset is written; the system's temporary folder")
     parser.add_argument("--json", type=Path, help="where the numbers go, besides the table")
     args = parser.parse_args()
@@ -59,7 +61,7 @@ def in_own_process(folder: Path, gigabytes: float, args: argparse.Namespace) -> 
     """Write the dataset in one new process and train on it in another, so that neither keeps the other's memory."""
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         pool.apply(write, (folder, gigabytes))
-        return pool.apply(train, (folder, args.batch_size, args.steps, args.width))
+        return pool.apply(train, (folder, args.batch_size, args.steps, args.width, args.gradient_checkpointing))
 
 
 def write(folder: Path, gigabytes: float) -> None:
@@ -67,7 +69,9 @@ def write(folder: Path, gigabytes: float) -> None:
     write_random_store(folder, runs_of_gigabytes(gigabytes))
 
 
-def train(folder: Path, batch_size: int, num_steps: int, width: int) -> dict[str, dict[str, int]]:
+def train(
+    folder: Path, batch_size: int, num_steps: int, width: int, checkpointing: bool = False
+) -> dict[str, dict[str, int]]:
     """Highest resident memory in bytes, of each kind, in each phase."""
     keep_freed_memory()
     peaks: dict[str, dict[str, int]] = {}
@@ -79,6 +83,8 @@ def train(folder: Path, batch_size: int, num_steps: int, width: int) -> dict[str
     with Watch() as peaks["steps"]:
         step = TrainingStep(Size(width, 4, 4), batch_size, task=TASK)
         step.normalizer = normalizer
+        if checkpointing:
+            step.model.enable_gradient_checkpointing()
         for number in range(num_steps):
             step(number, sampler.batch(number))
     peaks["all"] = {kind: max(phase[kind] for phase in peaks.values()) for kind in KINDS}

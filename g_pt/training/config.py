@@ -129,6 +129,8 @@ class OptimizerConfig:
     """Threads of each process on the CPU; OMP_NUM_THREADS where not given, else all cores over the host's processes."""
     compile: bool = False
     """Compile the model by torch.compile: a slow first step, then faster ones; see docs/training.md."""
+    gradient_checkpointing: bool = False
+    """Compute the activations of each layer anew in the backward pass: less memory, slower; see docs/training.md."""
 
     def __post_init__(self) -> None:
         check_at_least(self, num_steps=1, learning_rate=0, warmup_steps=0, weight_decay=0, cpu_threads=1)

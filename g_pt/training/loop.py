@@ -182,6 +182,8 @@ def minimise(
     options, progress, model = stage.optimizer, stage.progress, pipeline.transformer
     check_replaceable(stage.pipeline_folder)
     use_cpu_threads(options.cpu_threads, accelerator.device)
+    if options.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
     wrapped, optimizer = prepared(model.train(), make_optimizer(model, options), accelerator)
     averaged = AveragedWeights(model, options.ema_decay)
     choice = WeightChoice(progress, stage.name, averaged)

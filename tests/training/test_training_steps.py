@@ -12,6 +12,7 @@ import torch
 from tiny_training import tiny_config, tiny_store, train
 
 from checkpoints_dataset.store import CheckpointStore
+from g_pt.model.transformer import ParameterTransformer
 from g_pt.training.steps import update_norm
 
 
@@ -59,3 +60,17 @@ def test_products_in_bf16_give_nearly_the_losses_of_float32(store: CheckpointSto
     exact, rough = (losses_of(store, tmp_path / p, mixed_precision=p, learning_rate=0.01) for p in ("no", "bf16"))
     assert rough != exact
     assert rough == pytest.approx(exact, rel=0.03)
+
+
+def test_gradient_checkpointing_is_switched_by_a_setting_and_changes_no_loss(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switched: list[bool] = []
+    switch = ParameterTransformer.enable_gradient_checkpointing
+    monkeypatch.setattr(
+        ParameterTransformer, "enable_gradient_checkpointing", lambda model: (switched.append(True), switch(model))
+    )
+    plain = losses_of(store, tmp_path / "plain")
+    assert not switched
+    assert losses_of(store, tmp_path / "anew", gradient_checkpointing=True) == pytest.approx(plain, rel=1e-5)
+    assert switched == [True]
