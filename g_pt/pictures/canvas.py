@@ -81,6 +81,11 @@ def plain_log(axis: Any, which: str = "y") -> None:
     one.set_minor_formatter(NullFormatter())
 
 
+def short_number(value: float) -> str:
+    """Two digits, or more where there are more before the point: never an exponent for large values, as of returns."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
+
+
 def plain_number(value: float) -> str:
     """Digits of a tick, with k and M from 10,000 on."""
     if value >= 1e6:

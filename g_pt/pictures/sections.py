@@ -15,7 +15,7 @@ from torch import Tensor
 
 from g_pt.evaluation.statistics import bootstrap_mean
 from g_pt.networks.metrics import Metric
-from g_pt.pictures.canvas import COLORS, GREY, ORANGE, draw_course, new_figure, plain_log, save_figure
+from g_pt.pictures.canvas import COLORS, GREY, ORANGE, draw_course, new_figure, plain_log, save_figure, short_number
 
 
 def save_optimizer_curves(
@@ -101,7 +101,9 @@ def save_plane(
     norm: Normalize = (LogNorm if logarithmic else Normalize)(lowest, highest)
     shown = np.ma.masked_invalid(values.numpy())
     field = axis.contourf(xs, ys, shown, levels=levels, norm=norm, cmap="viridis_r" if metric.minimize else "viridis")
-    bar = figure.colorbar(field, ax=axis, label=f"{metric.label}, {split} split", format="%.2g")
+    bar = figure.colorbar(
+        field, ax=axis, label=f"{metric.label}, {split} split", format=lambda value, _: short_number(value)
+    )
     bar.ax.minorticks_off()
     axis.plot(*run.T, "o-", color="white", ms=2.5, lw=1.2, label="training, projected")
     axis.annotate("", jump.tolist(), (0, 0), arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 2})
