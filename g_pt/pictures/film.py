@@ -57,10 +57,11 @@ def save_latent_walk(weights: Tensor, achieved: Tensor, path: Path, metric: Metr
     figure.set_dpi(DPI)
     left.grid(visible=False)
     left.set_axis_off()
-    image = left.imshow(
-        pictures[0], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto" if weights.dim() < 3 else None
-    )
-    left.set_title(f"{name}, {weights.shape[1]} units", fontsize=10)
+    rows_are_units = pictures.shape[1:] == weights[0].flatten(1).shape if weights.dim() > 2 else True
+    aspect = "auto" if rows_are_units else None  # few inputs would be a thin strip
+    image = left.imshow(pictures[0], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect=aspect)
+    rows = " (rows) by their inputs" if rows_are_units else ""
+    left.set_title(f"{name}, {weights.shape[1]} units{rows}", fontsize=10)
     right.plot(values, color=BLUE, lw=1.3)
     (dot,) = right.plot([0], [values[0]], "o", color=ORANGE)
     room = max(0.5 * float(values.max() - values.min()), 0.02 * float(np.abs(values).max()), 1e-6)

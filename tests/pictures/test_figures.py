@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from g_pt.networks.metrics import Metric
 from g_pt.pictures import canvas as figures
 from g_pt.pictures import sections
-from g_pt.pictures.canvas import new_figure, save_prompt_curve, save_training_curve
+from g_pt.pictures.canvas import new_figure, save_prompt_curve, save_training_curve, short_number
 from g_pt.pictures.sections import save_plane
 
 LOSSES = [{"step": s, "loss": 1 / (s + 1)} for s in range(0, 500, 10)]
@@ -117,3 +117,8 @@ def test_every_optimizer_has_a_curve_however_many_there_are(tmp_path, monkeypatc
     [axis] = drawn[0].axes
     labels = [line.get_label() for line in axis.get_lines()]
     assert set(curves) <= set(labels)
+
+
+def test_large_numbers_of_a_colour_bar_have_no_exponent() -> None:
+    values = (0.1234, 2.0, 99.4, 500.0, -1296.0)
+    assert [short_number(value) for value in values] == ["0.12", "2", "99", "500", "-1,296"]
