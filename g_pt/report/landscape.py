@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from checkpoints_dataset.config import HarvestConfig
 from g_pt.evaluation.statistics import bootstrap_mean, summary
-from g_pt.files.config import merge
 from g_pt.networks.metrics import Metric
 from g_pt.report.optimizers import measured_steps
-from g_pt.report.population import at_rate, most_iterations, usual_settings
+from g_pt.report.population import at_rate, most_iterations
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import PopulationTask, Split, Task, TrainableTask
 from g_pt.update_rules.gradient import GradientRule
@@ -26,7 +24,6 @@ from g_pt.update_rules.problem import follow
 
 NUM_NETWORKS, NUM_DRAWN, NUM_LADDER = 16, 6, 5
 LINE_POINTS, GRID_POINTS, MARGIN = 11, 31, 0.35
-TRAINING_STEPS = 400
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,9 @@ def training_runs(subject: Subject, num: int) -> Tensor | None:
     """
     task = subject.task
     if isinstance(task, TrainableTask):
-        source = HarvestConfig.current_settings(subject.pipeline.facts.dataset.source)
-        config = merge(HarvestConfig(), {k: source[k] for k in ("rule", "batch_size") if k in source}, "training runs")
+        config = subject.harvest
         rule = replace(config.rule, schedule="constant") if isinstance(config.rule, GradientRule) else config.rule
-        length = min(int(source.get("num_steps", TRAINING_STEPS)), subject.optimizer_steps)
+        length = min(config.num_steps, subject.optimizer_steps)
         generator = subject.generator("landscape/training")
         starts = task.init(num, generator).float()
         path = follow(rule, task, starts, generator, batch_size=config.batch_size, steps=[0, *measured_steps(length)])
@@ -71,7 +67,7 @@ def policy_runs(subject: Subject, num: int) -> Tensor:
     task = subject.task
     if not isinstance(task, PopulationTask):
         raise ValueError(f"task {task.name!r} does not say how its networks are trained, so there is no path to draw")
-    usual = usual_settings(subject)
+    usual = subject.harvest.ppo
     low, high = usual.learning_rate_range
     points = [0, *measured_steps(most_iterations(subject))]
     generator = subject.generator("landscape/training")

@@ -199,8 +199,7 @@ def measure_optimizers(subject: Subject) -> Section | None:
     before = {name: values.cpu() for name, values in task.evaluate(starts, "test").items()}
 
     steps = measured_steps(subject.optimizer_steps)
-    source = subject.pipeline.facts.dataset.source
-    batch_size = int(source.get("batch_size", 64))
+    batch_size = subject.harvest.batch_size
     courses: dict[str, Course] = {}
     for name, rule in rivals().items():
         subject.progress(f"{subject.optimizer_steps} steps of {name}")

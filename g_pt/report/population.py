@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from g_pt.evaluation.statistics import bootstrap_mean, bootstrap_median, finite, first_reached, summary
-from g_pt.files.config import merge
 from g_pt.networks.metrics import Metric
 from g_pt.report.optimizers import measured_steps
 from g_pt.report.section import Section, Subject, Table
@@ -47,28 +46,21 @@ def measure_population(subject: Subject) -> Section | None:
 
     steps = measured_steps(most_iterations(subject))
     curves, rates = tuned_courses(subject, task, num, steps, generator)
-    usual = usual_settings(subject)
+    usual = subject.harvest.ppo
     experience = usual.num_envs * usual.n_steps
     return make_section(prompt, one_update, curves, steps, rates, experience, metric)
 
 
-def usual_settings(subject: Subject) -> PPOConfig:
-    """PPO as the model's own training runs were made by it."""
-    source = subject.pipeline.facts.dataset.source
-    return merge(PPOConfig(), source.get("ppo", {}), "settings of the model's training runs")
-
-
 def most_iterations(subject: Subject) -> int:
     """How long PPO runs: as long as the model's own training runs, but no longer than optimizers do here."""
-    source = subject.pipeline.facts.dataset.source
-    return min(int(source.get("num_steps", MOST_ITERATIONS)), subject.optimizer_steps, MOST_ITERATIONS)
+    return min(subject.harvest.num_steps, subject.optimizer_steps, MOST_ITERATIONS)
 
 
 def tuned_courses(
     subject: Subject, task: PopulationTask[PPOConfig], num: int, steps: list[int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Test metric of fresh policies after each number of iterations (B, S), each at the rate best for it (S,)."""
-    metric, usual = subject.metric, usual_settings(subject)
+    metric, usual = subject.metric, subject.harvest.ppo
     tuning = torch.stack([tuned(subject, task, usual, rate, steps) for rate in RATES])  # (L, S)
     best = metric.argbest(tuning.T)  # (S,)
     curves = torch.empty(num, len(steps))

@@ -34,10 +34,9 @@ def rival_courses(subject: Subject, starts: Tensor, names: Sequence[str], steps:
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
         raise ValueError(f"there is no optimizer {unknown[0]!r} here; there are {list(rules)}")
-    source = subject.pipeline.facts.dataset.source
     courses = {}
     for name in (known[name.lower()] for name in names):
         subject.progress(f"{steps[-1]} steps of {name}")
-        trial = Trial(rules[name], task, int(source.get("batch_size", 64)))
+        trial = Trial(rules[name], task, subject.harvest.batch_size)
         courses[name] = run_rival(name, trial, subject, starts, steps).test[subject.metric.name]
     return courses

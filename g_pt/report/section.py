@@ -12,13 +12,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from checkpoints_dataset.config import HarvestConfig
 from g_pt.evaluation.runs import ReferenceRuns
+from g_pt.files.config import merge
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.networks.metrics import Metric
 from g_pt.report.best_prompt import choose_prompt
 from g_pt.tasks.base import Task
 
 PROMPT_NETWORKS = 64  # on which the best prompt is chosen
+HARVEST_SETTINGS = ("rule", "batch_size", "num_steps", "ppo")  # that a comparison with the training runs follows
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,17 @@ class Subject:
             ValueError: the pipeline does not know its attainable range.
         """
         return self.pipeline.facts.prompts(num_prompts)
+
+    @cached_property
+    def harvest(self) -> HarvestConfig:
+        """How the model's training runs were made, as far as its facts say it; defaults elsewhere.
+
+        Raises:
+            ValueError: a recorded setting is none.
+        """
+        recorded = HarvestConfig.current_settings(self.pipeline.facts.dataset.source)
+        settings = {name: recorded[name] for name in HARVEST_SETTINGS if name in recorded}
+        return merge(HarvestConfig(num_checkpoints=2), settings, "settings of the model's training runs")
 
     @cached_property
     def best_prompt(self) -> float:
