@@ -270,6 +270,6 @@ def build_page(models: list[str]) -> Any:
         model.change(choose, model, [prompt, history, start, file]).then(**shown)
         file.upload(upload, [file, model], start).success(**shown)
         file.clear(lambda: None, None, start).then(**shown)
-        again.click(lambda network: network, updated, start).then(**shown)
-        fresh.click(lambda: (None, None), None, [start, file]).then(**shown)
+        again.click(lambda network: network, updated, start, api_name="again").then(**shown)
+        fresh.click(lambda: (None, None), None, [start, file], api_name="anew").then(**shown)
     return page

@@ -198,6 +198,29 @@ def test_no_variable_opens_a_public_link_and_uploads_are_gone_at_the_end(tmp_pat
     assert "share=True" not in (out + error)
 
 
+def test_the_page_takes_a_file_and_updates_again(page, outcome, tmp_path):
+    from gradio_client import Client, handle_file
+
+    def before(name: str) -> float:
+        """Loss of the network before, in the table that an event shows."""
+        return float(client.predict("digits-loss", 0.2, 3, 1, api_name=name)[0].split("before |")[1].split("|")[0])
+
+    client = Client(page, verbose=False, download_files=False)
+    write_network(tmp_path / "mine.safetensors", outcome.updated, demo_page.load("digits-loss").layout)
+    assert before("/show") == pytest.approx(outcome.before["loss"], rel=1e-3)
+    client.predict(handle_file(str(tmp_path / "mine.safetensors")), "digits-loss", api_name="/upload")
+    mine = before("/show")
+    assert mine == pytest.approx(outcome.after["loss"][0], rel=1e-3)
+    client.predict(api_name="/again")
+    again = update("digits-loss", 0.2, 3, 1, update("digits-loss", 0.2, 3, 1, outcome.updated).updated)
+    assert before("/show") == pytest.approx(again.before["loss"], rel=1e-3)
+    client.predict(api_name="/anew")
+    assert before("/show") == pytest.approx(outcome.before["loss"], rel=1e-3)
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(Exception, match="wanted but missing"):
+        client.predict(handle_file(str(tmp_path / "other.safetensors")), "digits-loss", api_name="/upload")
+
+
 @pytest.fixture
 def page():
     """The address of the page, served in this process."""
