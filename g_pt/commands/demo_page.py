@@ -6,8 +6,12 @@ S = samples, N = test images, P = parameters per network.
 from __future__ import annotations
 
 import math
+import os
+import secrets
+import tempfile
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from g_pt.files.schema import one_line
 from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.networks.network_files import read_network
 from g_pt.pictures.canvas import BLUE, GREY, ORANGE, new_figure, show_words
 from g_pt.tasks.classification import ClassificationTask
 
@@ -34,10 +40,14 @@ class Outcome:
         images: (N, height, width) or (N, height, width, 3) between 0 and 1; None where the task has none.
         labels: (N,).
         answers: before and after (the first sample), (2, N).
+        start: (P,) the network before.
+        updated: (P,) the first sample.
     """
 
     before: dict[str, float]
     after: dict[str, np.ndarray[Any, Any]]
+    start: Tensor
+    updated: Tensor
     images: np.ndarray[Any, Any] | None = None
     labels: np.ndarray[Any, Any] | None = None
     answers: np.ndarray[Any, Any] | None = None
@@ -52,22 +62,56 @@ def load(name: str) -> ParameterUpdatePipeline:
 
 
 @torch.no_grad()
-def update(name: str, prompt: float, seed: int, num_samples: int) -> Outcome:
-    """Update a fresh network `num_samples` times and measure on the test split."""
+def update(name: str, prompt: float, seed: int, num_samples: int, start_params: Tensor | None = None) -> Outcome:
+    """Update a network (P,), a fresh one where none is given, `num_samples` times; measure on the test split."""
     pipeline = load(name)
     task, generator = pipeline.task, torch.Generator().manual_seed(seed)
-    start = task.init(1, generator)  # (1, P)
+    start = task.init(1, generator) if start_params is None else start_params[None]  # (1, P)
     updated = pipeline(start.expand(num_samples, -1), prompt, generator=generator).params  # (S, P)
     before = {metric: float(values[0]) for metric, values in task.evaluate(start, "test").items()}
     after = {metric: values.cpu().numpy() for metric, values in task.evaluate(updated, "test").items()}
     if not isinstance(task, ClassificationTask):
-        return Outcome(before, after)
+        return Outcome(before, after, start[0], updated[0])
     examples = task.splits["test"]
     images = pictures(examples.inputs[:NUM_IMAGES])
     networks = torch.cat([start, updated[:1].to(start.device)])  # (2, P)
     logits = task.forward(task.layout.unflatten(networks), examples.inputs[:NUM_IMAGES])  # (2, C, N)
     answers = logits.argmax(dim=1).numpy()
-    return Outcome(before, after, images, examples.labels[:NUM_IMAGES].numpy(), answers)
+    return Outcome(before, after, start[0], updated[0], images, examples.labels[:NUM_IMAGES].numpy(), answers)
+
+
+def film(outcome: Outcome, name: str, seed: int) -> str | None:
+    """A GIF of a policy being played, before and after; None where there is no policy, or nothing to draw it with."""
+    from rl_tasks.task import GymnasiumTask
+    from rl_tasks.video import check_packages, write_comparison
+
+    task = load(name).task
+    if not isinstance(task, GymnasiumTask):
+        return None
+    try:
+        check_packages()
+    except ValueError:
+        return None
+    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    path = folder / f"film-{secrets.token_hex(8)}.gif"
+    write_comparison(task, outcome.start, outcome.updated, path, seed=seed)
+    return str(path)
+
+
+def read_start(path: str | None, name: str) -> Tensor | None:
+    """A network (P,) from an uploaded file, None where there is none.
+
+    Raises:
+        ValueError: it is no safetensors file of finite numbers, or of other networks.
+    """
+    if path is None:
+        return None
+    if Path(path).suffix != ".safetensors":
+        raise ValueError("the network must be a .safetensors file")
+    params = read_network(Path(path), load(name).layout)
+    if not params.isfinite().all():
+        raise ValueError("the network holds NaN or infinity")
+    return params
 
 
 def pictures(inputs: Tensor) -> np.ndarray[Any, Any] | None:
@@ -105,6 +149,14 @@ def prompt_figure(history: History, name: str) -> Figure:
     axis.legend(frameon=False, loc="upper left")
     show_words(figure)
     return figure
+
+
+def with_margin(values: list[float], axis: Any) -> tuple[float, float]:
+    """Lowest and highest value, and a twentieth of the way on both sides, as the axis has it."""
+    low, high = min(values), max(values)
+    if axis.get_xscale() == "log" and low > 0:
+        return low * (low / high) ** 0.05, high * (high / low) ** 0.05
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
 def answers_figure(outcome: Outcome) -> Figure | None:
@@ -146,6 +198,8 @@ def table(outcome: Outcome, name: str, prompt: float) -> str:
 def prompt_limits(pipeline: ParameterUpdatePipeline) -> tuple[float, float]:
     """Lowest and highest prompt of the slider: from the runs' best metric to the init's."""
     low, high = sorted(pipeline.facts.attainable_range or pipeline.facts.prompt_range or (0.1, 1.0))
+    if high - low < 1e-6 * max(abs(low), abs(high), 1e-6):  # all runs alike: some room to drag
+        return low - 0.05 * max(abs(low), 1e-3), high + 0.05 * max(abs(high), 1e-3)
     return low, high
 
 
@@ -167,35 +221,55 @@ def build_page(models: list[str]) -> Any:
         label = f"prompted {pipeline.metric.label}"
         return {"minimum": low, "maximum": high, "value": best, "step": step, "label": label}
 
-    def show(name: str, prompt: float, seed: float, samples: float, history: History) -> tuple[Any, ...]:
-        outcome = update(name, prompt, int(seed), int(samples))
+    def show(name: str, prompt: float, seed: float, samples: float, start: Any, history: History) -> tuple[Any, ...]:
+        outcome = update(name, prompt, int(seed), int(samples), start)
         history = [*history[-30:], (prompt, outcome.after[load(name).metric.name].tolist())]
-        answers = answers_figure(outcome)
+        answers, played = answers_figure(outcome), film(outcome, name, int(seed))
         return (
             table(outcome, name, prompt),
             prompt_figure(history, name),
             gr.update(value=answers, visible=answers is not None),
+            gr.update(value=played, visible=played is not None),
             history,
+            outcome.updated,
         )
 
     def choose(name: str) -> tuple[Any, ...]:
-        return gr.update(**slider_of(name)), []
+        return gr.update(**slider_of(name)), [], None, None
 
-    with gr.Blocks(title="g-pt") as page:
+    def upload(path: str | None, name: str) -> Any:
+        try:
+            return read_start(path, name)
+        except (ValueError, OSError) as error:
+            raise gr.Error(one_line(str(error)).replace(str(path), "the file")) from error
+
+    # what people upload is gone an hour later, and at the end
+    with gr.Blocks(title="g-pt", delete_cache=(600, 3600)) as page:
         gr.Markdown(
-            "# g-pt: one update instead of training\nA fresh network, a prompt, one sampled update; no gradient steps."
+            "# g-pt: one update instead of training\nA network, a prompt, one sampled update; no gradient steps."
         )
         with gr.Row():
             with gr.Column(scale=1):
                 model = gr.Dropdown(models, value=models[0], label="model")
                 prompt = gr.Slider(**slider_of(models[0]))
                 samples = gr.Slider(1, 16, value=8, step=1, label="samples of the update")
-                seed = gr.Number(0, precision=0, label="seed of the fresh network")
+                seed = gr.Number(0, precision=0, minimum=0, maximum=2**31, label="seed of the fresh network")
+                file = gr.File(file_types=[".safetensors"], label="start from a network of your own (.safetensors)")
+                with gr.Row():
+                    again = gr.Button("update again", elem_id="again")
+                    fresh = gr.Button("a fresh network", elem_id="fresh")
                 figures = gr.Markdown(elem_id="figures")
             curve = gr.Plot(show_label=False, elem_id="curve", scale=1)
         answers = gr.Plot(show_label=False, elem_id="answers")
-        history = gr.State([])
-        inputs, outputs = [model, prompt, seed, samples, history], [figures, curve, answers, history]
-        gr.on([page.load, prompt.release, samples.release, seed.submit], show, inputs, outputs, show_progress="minimal")
-        model.change(choose, model, [prompt, history]).then(show, inputs, outputs, show_progress="minimal")
+        played = gr.Image(show_label=False, elem_id="played", type="filepath", format="gif", visible=False)
+        history, start, updated = gr.State([]), gr.State(None), gr.State(None)
+        inputs = [model, prompt, seed, samples, start, history]
+        outputs = [figures, curve, answers, played, history, updated]
+        shown: dict[str, Any] = {"fn": show, "inputs": inputs, "outputs": outputs, "show_progress": "minimal"}
+        gr.on([page.load, prompt.release, samples.release, seed.submit], **shown)
+        model.change(choose, model, [prompt, history, start, file]).then(**shown)
+        file.upload(upload, [file, model], start).success(**shown)
+        file.clear(lambda: None, None, start).then(**shown)
+        again.click(lambda network: network, updated, start, api_name="again").then(**shown)
+        fresh.click(lambda: (None, None), None, [start, file], api_name="anew").then(**shown)
     return page

@@ -1,15 +1,26 @@
 """The page of gpt-demo: what it computes, and that a browser shows it."""
 
+import http.client
+import json
+import math
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from g_pt.commands import demo, demo_page
 from g_pt.commands.demo_page import answers_figure, pictures, prompt_figure, table, update
+from g_pt.networks.network_files import write_network
 
 PAGE_SECONDS = 60
 
@@ -87,12 +98,135 @@ def browser():
     browser.quit()
 
 
+def test_a_network_of_ones_own_is_the_start(outcome, tmp_path):
+    layout = demo_page.load("digits-loss").layout
+    write_network(tmp_path / "mine.safetensors", outcome.updated, layout)
+    start = demo_page.read_start(str(tmp_path / "mine.safetensors"), "digits-loss")
+    assert torch.equal(start, outcome.updated)
+    again = update("digits-loss", 0.2, seed=3, num_samples=2, start_params=start)
+    assert again.before["loss"] == pytest.approx(outcome.after["loss"][0], rel=1e-4)
+    assert demo_page.read_start(None, "digits-loss") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "said"),
+    [
+        ("mine.pt", {}, "must be a .safetensors file"),
+        ("mine.safetensors", {"fc1.weight": torch.zeros(3)}, "another architecture"),
+        ("mine.safetensors", {}, "wanted but missing"),
+        ("mine.safetensors", None, "NaN or infinity"),
+    ],
+)
+def test_files_that_are_no_start_are_refused(name, tensors, said, tmp_path):
+    layout = demo_page.load("digits-loss").layout
+    if tensors is None:
+        write_network(tmp_path / name, torch.full((layout.num_params,), torch.nan), layout)
+    else:
+        save_file(tensors, tmp_path / name)
+    with pytest.raises(ValueError, match=said):
+        demo_page.read_start(str(tmp_path / name), "digits-loss")
+
+
+def test_a_policy_is_played_before_and_after(tmp_path, monkeypatch):
+    pytest.importorskip("pygame", reason="drawing needs pygame")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    outcome = update("cartpole-return", 500, seed=0, num_samples=1)
+    path = demo_page.film(outcome, "cartpole-return", seed=0)
+    with Image.open(path) as film:
+        assert film.n_frames > 100
+    assert demo_page.film(update("digits-loss", 0.2, seed=0, num_samples=1), "digits-loss", seed=0) is None
+
+
+def test_the_plot_has_the_range_of_the_models_prompts(outcome):
+    low, high = demo_page.prompt_limits(demo_page.load("digits-loss"))
+    axis = prompt_figure([(0.2, [0.2, 0.3])], "digits-loss").axes[0]
+    assert axis.get_xlim() == pytest.approx((low * (low / high) ** 0.05, high * (high / low) ** 0.05))
+    assert axis.get_ylim() == pytest.approx(axis.get_xlim())
+    wide = prompt_figure([(0.2, [50.0, math.nan])], "digits-loss").axes[0]
+    assert wide.get_ylim()[1] > 50
+
+
+def test_a_range_of_one_prompt_has_room_to_drag(random_pipeline):
+    random_pipeline.register_to_config(training={"attainable_range": [0.5, 0.5]})
+    low, high = demo_page.prompt_limits(random_pipeline)
+    assert low < 0.5 < high
+    assert demo_page.slider_range(low, high)[2] > 0
+
+
+def asked(address: str, host: str) -> int:
+    """Status of an answer to a request that names a host."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=30)
+    connection.request("GET", "/config", headers={"Host": host})
+    return connection.getresponse().status
+
+
+def test_the_page_is_for_this_machine_alone(page):
+    port = page.rstrip("/").rpartition(":")[2]
+    assert asked(page, f"127.0.0.1:{port}") == 200
+    assert asked(page, f"localhost:{port}") == 200
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0", ""):
+        assert asked(page, host) == 400, host
+
+
+def test_no_variable_opens_a_public_link_and_uploads_are_gone_at_the_end(tmp_path):
+    """The command as a user runs it, with an environment that would share the page."""
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, "GRADIO_SHARE": "True", "GRADIO_SERVER_NAME": "0.0.0.0", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "g_pt.commands.demo", "--port", str(port), "--json"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        first = process.stdout.readline()
+        address = json.loads(first)["address"] if first else process.stderr.read()
+        assert address == f"http://127.0.0.1:{port}/"
+        (uploads,) = tmp_path.glob("gpt-demo-*")
+        import httpx
+
+        small = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.safetensors", b"0" * 100)}, timeout=60)
+        assert small.status_code == 200
+        assert list(uploads.rglob("a.safetensors"))
+        large = httpx.post(
+            f"{address}gradio_api/upload", files={"files": ("b.safetensors", bytes(70 << 20))}, timeout=60
+        )
+        assert large.status_code == 413
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    assert not list(tmp_path.glob("gpt-demo-*"))
+    assert "public" not in (out + error)
+    assert "share=True" not in (out + error)
+
+
+def test_the_page_takes_a_file_and_updates_again(page, outcome, tmp_path):
+    from gradio_client import Client, handle_file
+
+    def before(name: str) -> float:
+        """Loss of the network before, in the table that an event shows."""
+        return float(client.predict("digits-loss", 0.2, 3, 1, api_name=name)[0].split("before |")[1].split("|")[0])
+
+    client = Client(page, verbose=False, download_files=False)
+    write_network(tmp_path / "mine.safetensors", outcome.updated, demo_page.load("digits-loss").layout)
+    assert before("/show") == pytest.approx(outcome.before["loss"], rel=1e-3)
+    client.predict(handle_file(str(tmp_path / "mine.safetensors")), "digits-loss", api_name="/upload")
+    mine = before("/show")
+    assert mine == pytest.approx(outcome.after["loss"][0], rel=1e-3)
+    client.predict(api_name="/again")
+    again = update("digits-loss", 0.2, 3, 1, update("digits-loss", 0.2, 3, 1, outcome.updated).updated)
+    assert before("/show") == pytest.approx(again.before["loss"], rel=1e-3)
+    client.predict(api_name="/anew")
+    assert before("/show") == pytest.approx(outcome.before["loss"], rel=1e-3)
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(Exception, match="wanted but missing"):
+        client.predict(handle_file(str(tmp_path / "other.safetensors")), "digits-loss", api_name="/upload")
+
+
 @pytest.fixture
 def page():
     """The address of the page, served in this process."""
     pytest.importorskip("gradio", reason="the page needs gradio")
     served = demo_page.build_page(["digits-loss", "digits-error"])
-    _, address, _ = served.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", server_port=None)
+    address = demo.serve(served, None)
     yield address
     threading.Thread(target=served.close, daemon=True).start()
 

@@ -184,7 +184,7 @@ def test_a_hub_that_accepts_and_stays_silent_is_one_sentence(monkeypatch, tmp_pa
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr("g_pt.hub.download.READ_SECONDS", 1.0)
         started = time.perf_counter()
-        with pytest.raises(OSError, match=r"could not be reached on the Hub: it did not answer within 1 s|out of reach"):
+        with pytest.raises(OSError, match=r"it did not answer within 1 s|out of reach"):
             resolve_model("org/silent")
         assert time.perf_counter() - started < 30
 

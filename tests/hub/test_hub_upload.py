@@ -12,6 +12,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 import yaml
+from builders import build_pipeline
 
 from g_pt.commands import push, sample
 from g_pt.hub.download import resolve_model
@@ -152,6 +153,34 @@ def test_the_snippet_of_the_card_runs(hub, random_pipeline):
     names: dict = {}
     exec(snippet, names)
     assert names["updated"].shape == (8, 1210)
+
+
+def test_the_snippet_runs_for_a_task_of_ones_own(hub, digits, tmp_path):
+    """As printed, in a process that knows neither the task nor its file."""
+    pipeline = build_pipeline(digits)
+    pipeline.register_to_config(task="my-digits")
+    pipeline.push_to_hub(REPO)
+    (snippet,) = re.findall(r"```python\n(.*?)```", card_of(hub)[1], re.DOTALL)
+    program = f"{snippet}\nprint(tuple(updated.shape))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment(hub, tmp_path), capture_output=True, text=True, timeout=200
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "(8, 1210)\n"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_of_a_model_follow_the_umask(random_pipeline, tmp_path, mask):
+    earlier = os.umask(mask)
+    try:
+        (tmp_path / "saved").mkdir()
+        (tmp_path / "saved" / "mine.txt").touch(0o600)
+        random_pipeline.save_pretrained(tmp_path / "saved")
+    finally:
+        os.umask(earlier)
+    modes = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    assert modes.pop(tmp_path / "saved" / "mine.txt") == 0o600
+    assert set(modes.values()) == {0o666 & ~mask}
 
 
 def test_the_command_takes_the_report_beside_the_model(hub, random_pipeline, tmp_path, capsys):
