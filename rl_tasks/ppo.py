@@ -104,8 +104,9 @@ class PopulationPPO:
     @property
     def trained(self) -> Tensors:
         """All that is trained under one roof: `policy/<name>` and `critic/<name>`."""
+        of_policy = {name: tensor for name, tensor in self.policy_tensors.items() if name in self.trained_names}
         return {
-            **{f"policy/{name}": self.policy_tensors[name] for name in self.policy_tensors if name in self.trained_names},
+            **{f"policy/{name}": tensor for name, tensor in of_policy.items()},
             **{f"critic/{name}": tensor for name, tensor in self.critic_tensors.items()},
         }
 

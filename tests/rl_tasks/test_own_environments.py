@@ -294,7 +294,7 @@ def test_a_harvest_goes_on_without_the_runs_that_were_lost(tmp_path, monkeypatch
 class Hidden(Walk):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.place += np.random.rand()
+        self.place += np.random.rand()  # noqa: NPY002
         return self.observation(), {}
 
 
