@@ -160,7 +160,7 @@ class PopulationPPO:
     ) -> None:
         """One optimizer step on a mini-batch (B, n, ...)."""
         options, leaves = self.settings, {name: t.detach().requires_grad_() for name, t in self.trained.items()}
-        outputs = self.policy(part(leaves, "policy"), observations)  # (B, n, K)
+        outputs = self.policy(self.policy_tensors | part(leaves, "policy"), observations)  # (B, n, K)
         values = self.critic(part(leaves, "critic"), observations)[..., 0]  # (B, n)
         if options.normalize_advantage:
             mean, std = advantages.mean(dim=1, keepdim=True), advantages.std(dim=1, keepdim=True)
