@@ -141,7 +141,7 @@ class GymnasiumEnvironments(Environments):
         nothing = np.zeros(self.facts.observation_size, dtype=np.float32)
         self.seen = [nothing] * len(self.environments)
         for i in range(len(self.environments)):
-            self._try(i, lambda i=i: self._restart(i, seed=self.seed + i % self.shape[1]))
+            self._try(self._restart, i, self.seed + i % self.shape[1])
         return self._tensor(self.seen)
 
     def step(self, actions: Tensor) -> Transition:
@@ -159,7 +159,7 @@ class GymnasiumEnvironments(Environments):
                 self._restart(i)
 
         for i, action in enumerate(self.facts.act(actions.flatten(0, 1))):
-            self._try(i, lambda i=i, action=action: advance(i, action))
+            self._try(advance, i, action)
         flags = (torch.from_numpy(values).view(self.shape) for values in (rewards, terminated, truncated))
         return Transition(self._tensor(reached), self._tensor(self.seen), *flags)
 
@@ -167,12 +167,12 @@ class GymnasiumEnvironments(Environments):
         started = self.environments[i].reset() if seed is None else self.environments[i].reset(seed=seed)
         self.seen[i] = observe(started[0])
 
-    def _try(self, i: int, play: Callable[[], None]) -> None:
-        """Play unless the policy is lost; what is raised loses it."""
+    def _try(self, play: Callable[[int, Any], None], i: int, value: Any) -> None:
+        """Play in the i-th environment unless its policy is lost; what is raised loses it."""
         policy = i // self.shape[1]
         if policy not in self.lost:
             try:
-                play()
+                play(i, value)
             except Exception as error:  # an environment is anyone's code
                 self.lost[policy] = str(error) if isinstance(error, LostPolicy) else broken(error)
 

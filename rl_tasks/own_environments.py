@@ -36,8 +36,8 @@ class PresentInterface(gymnasium.Wrapper[Any, Any, Any, Any]):
                 self.env.seed(seed)  # type: ignore[attr-defined]
             else:
                 self.env.unwrapped.np_random = np_random(seed)[0]
-        given = {"seed": seed, "options": options}
-        started = self.env.reset(**{name: given[name] for name in self.takes})
+        given: dict[str, Any] = {"seed": seed, "options": options}
+        started: Any = self.env.reset(**{name: given[name] for name in self.takes})
         if isinstance(started, tuple) and len(started) == 2 and isinstance(started[1], dict):
             return started
         return started, {}
@@ -63,7 +63,9 @@ class PresentInterface(gymnasium.Wrapper[Any, Any, Any, Any]):
 def number(reward: Any) -> float:
     """A reward as a float: a number, or an array or tensor of one; else a ValueError."""
     try:
-        return float(np.asarray(reward, dtype=np.float64).reshape(()) if reward is not None else reward)
+        if reward is None:
+            raise TypeError("None is no number")  # numpy makes it NaN
+        return float(np.asarray(reward, dtype=np.float64).reshape(()))
     except (TypeError, ValueError) as error:
         raise ValueError(f"step must return one number as reward, got {reward!r:.80}") from error
 
@@ -123,10 +125,9 @@ def warn_of_hidden_luck(make: Callable[[], Environment], name: str, actions: lis
         finally:
             environment.close()
         played.append(np.concatenate(events))
-    if not np.array_equal(*played, equal_nan=True):
+    if not np.array_equal(played[0], played[1], equal_nan=True):
         warnings.warn(
             f"environment {name!r} is not reproducible: with the same seed and actions it gave other observations or "
             "rewards, so that no harvest of it can be repeated; draw from self.np_random only",
             stacklevel=3,
         )
-

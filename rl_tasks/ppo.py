@@ -104,8 +104,9 @@ class PopulationPPO:
     @property
     def trained(self) -> Tensors:
         """All that is trained under one roof: `policy/<name>` and `critic/<name>`."""
+        of_policy = {name: tensor for name, tensor in self.policy_tensors.items() if name in self.trained_names}
         return {
-            **{f"policy/{name}": self.policy_tensors[name] for name in self.policy_tensors if name in self.trained_names},
+            **{f"policy/{name}": tensor for name, tensor in of_policy.items()},
             **{f"critic/{name}": tensor for name, tensor in self.critic_tensors.items()},
         }
 
@@ -159,7 +160,7 @@ class PopulationPPO:
     ) -> None:
         """One optimizer step on a mini-batch (B, n, ...)."""
         options, leaves = self.settings, {name: t.detach().requires_grad_() for name, t in self.trained.items()}
-        outputs = self.policy(part(leaves, "policy"), observations)  # (B, n, K)
+        outputs = self.policy(self.policy_tensors | part(leaves, "policy"), observations)  # (B, n, K)
         values = self.critic(part(leaves, "critic"), observations)[..., 0]  # (B, n)
         if options.normalize_advantage:
             mean, std = advantages.mean(dim=1, keepdim=True), advantages.std(dim=1, keepdim=True)

@@ -52,8 +52,8 @@ def check_model(model: Any, task: MLPPolicyTask) -> None:
         )
     if getattr(policy, "use_sde", False) or getattr(policy, "squash_output", False):
         raise ValueError(
-            f"{kind} was trained with state-dependent exploration (use_sde) or squashed actions, which policies of task "
-            f"{task.name!r} do not have: train it without"
+            f"{kind} was trained with state-dependent exploration (use_sde) or squashed actions, which policies of "
+            f"task {task.name!r} do not have: train it without"
         )
     extractors = {type(getattr(policy, f"{part}features_extractor", None)).__name__ for part in ("", "pi_")}
     if others := extractors - {"FlattenExtractor", "NoneType"}:

@@ -21,8 +21,8 @@ from g_pt.tasks.base import PopulationTask, Split, TrainedPopulation, check_spli
 from g_pt.tasks.templates import StackedModule, fresh_params, trained_names
 from rl_tasks.environments import Environments, SimulatedEnvironments
 from rl_tasks.episodes import differentiable_returns, gymnasium_returns, simulated_returns
-from rl_tasks.gymnasium_environments import Environment, EnvironmentFacts, GymnasiumEnvironments, make_environment
-from rl_tasks.own_environments import warn_of_hidden_luck
+from rl_tasks.gymnasium_environments import EnvironmentFacts, GymnasiumEnvironments, make_environment
+from rl_tasks.own_environments import Environment, warn_of_hidden_luck
 from rl_tasks.policies import check_policy, mlp_network, stacked_forward, stacked_init
 from rl_tasks.ppo import PopulationPPO
 from rl_tasks.ppo_config import PPOConfig
@@ -103,7 +103,7 @@ class GymnasiumTask(PopulationTask[PPOConfig]):
         return self.stacked.module
 
     def logits(self, outputs: Any) -> Tensor:
-        """What the policy says of its actions (N, K), where `network()` returns that alone or in a tuple, as with values.
+        """What a policy says of its actions, (N, K): all that `network()` returns, or a part of its tuple.
 
         Raises:
             ValueError: nothing in it has K numbers per observation.
@@ -114,9 +114,10 @@ class GymnasiumTask(PopulationTask[PPOConfig]):
             if isinstance(part, Tensor) and part.dim() == 2 and part.shape[1] == wanted:
                 return part
         shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+        got = ", ".join(map(str, shapes))
         raise ValueError(
             f"network() of task {self.name!r} must return {wanted} numbers per observation for "
-            f"{self.facts.distribution} of {self.environment_id!r}, got {', '.join(map(str, shapes))} for 2 observations"
+            f"{self.facts.distribution} of {self.environment_id!r}, got {got} for 2 observations"
         )
 
     @property
@@ -205,11 +206,11 @@ class GymnasiumTask(PopulationTask[PPOConfig]):
         self.lost_policies = {}
         at_once = max(1, min(len(params), GYMNASIUM_ENVIRONMENTS // len(seeds)))
         environments = [self.make_environment() for _ in range(at_once * len(seeds))]
-        returns = []
+        returns: list[Tensor] = []
         for part in self._parts(params, at_once):
             some = environments[: len(next(iter(part.values()))) * len(seeds)]
             lost: dict[int, str] = {}
-            first = sum(map(len, returns))
+            first = sum(len(done) for done in returns)
             returns.append(gymnasium_returns(some, self.facts, self.act, part, seeds, lost))
             self.lost_policies |= {first + policy: reason for policy, reason in lost.items()}
         for environment in environments:

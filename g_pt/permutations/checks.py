@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations.blocks import Blocks, reorder
-from g_pt.runtime.float_dtype import OneFloatDtype
+from g_pt.runtime.float_dtype import OneFloatDtype, to_float_dtype
 
 TOLERANCE = 1e-10  # in float64, relative to the largest output
 NUM_DRAWS = 2
@@ -91,7 +91,7 @@ def in_float64(module: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
         return value.detach().cpu().double() if value.is_floating_point() else value.cpu()
 
     args, kwargs = tree_map(converted, (inputs.args, dict(inputs.kwargs)))
-    return copied(module).cpu().double().eval(), Inputs(args, kwargs)
+    return to_float_dtype(copied(module).cpu(), torch.float64).eval(), Inputs(args, kwargs)
 
 
 def copied(module: nn.Module) -> nn.Module:

@@ -63,6 +63,15 @@ def gather(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     return [groups.resolve(axis) for axis in numbers]
 
 
+def take_along_dim(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
+    """gather, with tensor and numbers stretched to one size on the other axes."""
+    dim = _dim(a)
+    groups.fix(a["self"][dim])
+    others = [axes[:dim] + axes[dim + 1 :] for axes in (a["self"], a["indices"])]
+    found = broadcast(groups, *others)
+    return [*found[:dim], a["indices"][dim], *found[dim:]]
+
+
 def scatter(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     """Entries written, or added, to numbered places of one axis: as many as there are numbers."""
     dim, axes, numbers = _dim(a), a["self"], a["index"]
@@ -95,7 +104,8 @@ def index_put(groups: AxisGroups, a: Arguments, shape: Any) -> Axes:
     """`x[i, j] = values`: numbers hold axes in their order; a mask moves with them where it writes one value."""
     axes, values = a["self"], a["values"]
     one_value = all(axis_size(axis) == 1 for axis in values)
-    place, written = 0, []
+    place = 0
+    written: list[int] = []
     for numbers, mask in zip(a["indices"], a["masks"], strict=True):
         places = range(place, place + (len(numbers) if mask else 1))
         place = places.stop
@@ -122,7 +132,9 @@ def in_order(groups: AxisGroups, a: Arguments, shape: Any) -> Any:
     if axes and any(block.group is not None for block in groups.resolve(axes[dim])):
         raise NotImplementedError  # which unit comes where depends on data
     many = isinstance(shape, list)
-    found = tuple([axis if d != dim else fixed(s[d]) for d, axis in enumerate(axes)] for s in (shape if many else [shape]))
+    found = tuple(
+        [axis if d != dim else fixed(s[d]) for d, axis in enumerate(axes)] for s in (shape if many else [shape])
+    )
     return found if many else found[0]
 
 
@@ -153,7 +165,7 @@ LOOKUPS = {
     "index": indexed,
     "index_put": index_put,
     "gather": gather,
-    "take_along_dim": lambda groups, a, shape: gather(groups, a | {"index": a["indices"]}, shape),
+    "take_along_dim": take_along_dim,
     "index_select": index_select,
     **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), scatter),
     **dict.fromkeys(("index_add", "index_copy", "index_fill"), index_add),

@@ -123,7 +123,7 @@ class _Tracer:
             constant = isinstance(value, Tensor)
             self.values[node] = Traced(tuple(value.shape), [fixed(size) for size in value.shape]) if constant else value
         elif node.op == "call_module":
-            part = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
+            part: Any = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
             self.values[node] = self._run_part(part, node.args)
         elif isinstance(node.target, HigherOrderOperator) and node.target.name() in CONTEXTS:
             first = next(i for i, argument in enumerate(node.args) if isinstance(argument, fx.Node))

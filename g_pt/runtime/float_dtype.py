@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 CASTS = frozenset((Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16))
 
@@ -33,3 +34,16 @@ class OneFloatDtype(TorchFunctionMode):
 
     def _replaced(self, value: Any) -> Any:
         return self.dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+def to_float_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast a module in place: parameters, buffers, and the tensors that are plain attributes, or in lists and dicts."""
+
+    def cast(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, (Tensor, list, tuple, dict)) and not name.startswith("_"):
+                vars(part)[name] = tree_map(cast, value)
+    return module.to(dtype)

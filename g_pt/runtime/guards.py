@@ -62,14 +62,13 @@ def guard_lines(file: str) -> frozenset[int]:
         tree = ast.parse("".join(linecache.getlines(file)))
     except SyntaxError:
         return frozenset()
-    tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert) or is_guard_statement(node)]
+    statements = (node for node in ast.walk(tree) if isinstance(node, (ast.Assert, ast.If)))
+    tests = [node.test for node in statements if isinstance(node, ast.Assert) or is_guard_statement(node)]
     return frozenset(line for test in tests for line in range(test.lineno, (test.end_lineno or test.lineno) + 1))
 
 
-def is_guard_statement(node: ast.AST) -> bool:
+def is_guard_statement(node: ast.If) -> bool:
     """An `if` that only raises, or that asks for nothing but NaN and infinity."""
-    if not isinstance(node, ast.If):
-        return False
     if not node.orelse and all(isinstance(part, ast.Raise) for part in node.body):
         return True
     called = [part.func for part in ast.walk(node.test) if isinstance(part, ast.Call)]

@@ -111,7 +111,7 @@ class UnfusedRecurrence(TorchFunctionMode):
         """Run a fused function in parts, and everything else as it is."""
         name = getattr(func, "__name__", "")
         kind = name.removesuffix("_cell")
-        packed = kind in STEPS and name == kind and not isinstance(args[3], bool)  # (data, batch sizes, states, weights)
+        packed = kind in STEPS and name == kind and not isinstance(args[3], bool)  # with sizes of batches
         if name == "_pack_padded_sequence" or packed:
             raise ValueError(
                 "many networks at once cannot read packed sequences (pack_padded_sequence): pad them, and mask or "

@@ -19,7 +19,7 @@ from g_pt.permutations import PermutationSpec
 from g_pt.runtime.seeds import seeded_global_generator
 from g_pt.tasks.base import Split, TrainableTask, check_split
 from g_pt.tasks.examples import LabelledExamples
-from g_pt.tasks.templates import StackedModule, fresh_params, trained_names
+from g_pt.tasks.templates import StackedModule, fresh_params, running_statistics, trained_names
 
 # Activations of this many floats at once keep the working set of an evaluation in cache.
 EVALUATION_FLOATS = 1 << 19
@@ -237,7 +237,7 @@ def checked_outputs(outputs: Any, num_examples: int) -> Tensor:
 
 
 def accepted_dtype(network: Callable[[], nn.Module], examples: Tensor) -> torch.dtype:
-    """The dtype in which a network takes examples (N, ...): as they are, or as whole numbers if they are and must be."""
+    """The dtype in which a network takes examples (N, ...): as they are, or as whole numbers where it must."""
     natural = torch.float32 if examples.is_floating_point() else torch.int64
     other = torch.int64 if natural is torch.float32 else torch.float32
     if other is torch.int64 and not bool((examples == examples.round()).all()):
@@ -251,16 +251,6 @@ def accepted_dtype(network: Callable[[], nn.Module], examples: Tensor) -> torch.
             continue
         return dtype
     return natural  # the error in the network's own words comes from its first call
-
-
-def running_statistics(module: nn.Module) -> list[str]:
-    """State-dict names of the running means and variances."""
-    return [
-        f"{prefix}.{name}".lstrip(".")
-        for prefix, layer in module.named_modules()
-        if isinstance(layer, _NormBase) and layer.track_running_stats
-        for name in ("running_mean", "running_var")
-    ]
 
 
 @contextmanager

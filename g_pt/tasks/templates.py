@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from g_pt.networks.parameters import ParameterLayout
-from g_pt.runtime.float_dtype import OneFloatDtype
+from g_pt.runtime.float_dtype import OneFloatDtype, to_float_dtype
+from g_pt.runtime.guards import GuardAnswers
 from g_pt.runtime.seeds import seeded_global_generator
 from g_pt.tasks.recurrent import has_recurrence, unfused_recurrence
 
@@ -63,12 +64,14 @@ class StackedModule:
         casts: `network()` makes tensors of another precision, so that its forward pass may ask for that one.
         recurrent: it has layers that torch.vmap has no rule for.
         tied: further places of tensors that the layout holds once, `{name of the place: name in the layout}`.
+        answers: to the guards in its forward pass, by mode, once one was met; see `GuardAnswers`.
     """
 
     module: nn.Module
     casts: bool
     recurrent: bool
     tied: Mapping[str, str]
+    answers: dict[bool, list[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: Callable[[], nn.Module]) -> StackedModule:
@@ -82,7 +85,7 @@ class StackedModule:
         check_stackable(module)
         state = module.state_dict().values()
         casts = any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in state)
-        module = module.float()
+        module = to_float_dtype(module, torch.float32)
         return cls(module, casts, has_recurrence(module), tied_places(module))
 
     def __call__(
@@ -102,6 +105,7 @@ class StackedModule:
             shared: whether all networks get the same inputs.
         """
         module, constants = self.module.to(inputs.device), self.counters()
+        statistics = {name: tensors[name].detach() for name in running_statistics(module)}  # they have no gradient
 
         def run(own: dict[str, Tensor], seen: Tensor) -> Tensor:
             return read(self.call(own, constants, seen))
@@ -110,10 +114,25 @@ class StackedModule:
         randomness = "different" if module.training else "error"
         try:
             with self.precautions(), tensors_put_back(module):
-                return torch.vmap(run, (0, None if shared else 0), randomness=randomness)(dict(tensors), inputs)
+                return torch.vmap(run, (0, None if shared else 0), randomness=randomness)(
+                    {**tensors, **statistics}, inputs
+                )
         except RuntimeError as error:
+            first = {name: tensor[0].detach().clone() for name, tensor in tensors.items()}
+            if "data-dependent" in str(error) and self._finds_guards(first, inputs if shared else inputs[0]):
+                return self(tensors, inputs, read=read, shared=shared)
             error.add_note("torch.vmap cannot run this network; override `forward` with a loop")
             raise
+
+    def _finds_guards(self, own: Mapping[str, Tensor], inputs: Tensor) -> bool:
+        """Whether guards, whose answers were not known before, are what torch.vmap cannot run."""
+        mode = self.module.training
+        if mode in self.answers:
+            return False
+        with torch.no_grad(), seeded_global_generator(0), self.precautions(), GuardAnswers() as guards:
+            self.call(own, self.counters(), inputs)
+        self.answers[mode] = guards.answers
+        return bool(guards.answers)
 
     def call(self, own: Mapping[str, Tensor], constants: Mapping[str, Tensor], inputs: Tensor) -> Any:
         """What the module returns with the tensors of one network, `{name: shape}`."""
@@ -133,12 +152,14 @@ class StackedModule:
                 stack.enter_context(unfused_recurrence())
             if self.casts:
                 stack.enter_context(OneFloatDtype(torch.float32))
+            if known := self.answers.get(self.module.training):
+                stack.enter_context(GuardAnswers(known))
             yield
 
 
 @contextmanager
 def tensors_put_back(module: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass leaves in attributes, as the older weight_norm does: under torch.vmap it is of no use."""
+    """Undo what a forward pass leaves in attributes, as the older weight_norm does; it belongs to no network."""
     before = [(vars(part), dict(vars(part))) for part in module.modules()]
     try:
         yield
@@ -174,6 +195,16 @@ def check_stackable(module: nn.Module) -> None:
             raise ValueError(
                 f"layer {name!r} averages over all batches (momentum=None); give it a momentum, such as 0.1"
             )
+
+
+def running_statistics(module: nn.Module) -> list[str]:
+    """State-dict names of the running means and variances."""
+    return [
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, layer in module.named_modules()
+        if isinstance(layer, _NormBase) and layer.track_running_stats
+        for name in ("running_mean", "running_var")
+    ]
 
 
 def tied_places(module: nn.Module) -> dict[str, str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from g_pt.runtime.float_dtype import OneFloatDtype
+from g_pt.runtime.float_dtype import OneFloatDtype, to_float_dtype
 from g_pt.tasks.base import Task, TrainableTask
 from g_pt.tasks.templates import plain_module
 
@@ -55,7 +55,7 @@ def networks(task: Task, num: int = NUM_NETWORKS, seed: int = 0) -> Tensor:
 
 def load(task: Task, row: Tensor) -> nn.Module:
     """`network()` with the parameters (P,) of a row, in their precision."""
-    module = plain_module(task.network()).to(row.dtype)
+    module = to_float_dtype(plain_module(task.network()), row.dtype)
     tensors = dict(module.state_dict(keep_vars=True))
     task.layout.check(tensors)
     with torch.no_grad():

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from g_pt.tasks.base import Task, TrainableTask
-from g_pt.tasks.supervised import SupervisedTask, running_statistics
+from g_pt.tasks.supervised import SupervisedTask
+from g_pt.tasks.templates import running_statistics
 from g_pt.testing.requirements import NUM_NETWORKS, global_generator_kept, require
 from g_pt.update_rules.base import Cost, DrawnRule, Optimizer, UpdateRule
 from g_pt.update_rules.problem import TaskProblem, follow, num_bytes

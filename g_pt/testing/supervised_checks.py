@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from g_pt.tasks.base import SPLITS
-from g_pt.tasks.supervised import SupervisedTask, running_statistics
+from g_pt.tasks.supervised import SupervisedTask
+from g_pt.tasks.templates import running_statistics
 from g_pt.testing.requirements import load, networks, require, require_equal, run
 
 NUM_EXAMPLES = 64

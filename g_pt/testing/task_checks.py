@@ -18,8 +18,8 @@ from g_pt.runtime.seeds import seeded_global_generator
 from g_pt.tasks.base import SPLITS, Split, Task, TrainableTask
 from g_pt.tasks.classification import ClassificationTask
 from g_pt.tasks.registry import get_task, task_names
-from g_pt.tasks.supervised import SupervisedTask, running_statistics
-from g_pt.tasks.templates import plain_module
+from g_pt.tasks.supervised import SupervisedTask
+from g_pt.tasks.templates import plain_module, running_statistics
 from g_pt.testing.requirements import (
     NUM_NETWORKS,
     global_generator_kept,

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from applied import Applied, set_entries, written
 from torch import nn
 from zoo import GROUPS, ZOO
 
@@ -135,17 +136,6 @@ def test_tensors_that_the_forward_pass_does_not_use_stay_fixed(specs):
     assert spec.axes["log_std"] == (None,)
 
 
-class Applied(nn.Module):
-    """A function of hidden units, between two layers."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.fc1, self.fc2, self.function = nn.Linear(4, 6), nn.Linear(6, 3), function
-
-    def forward(self, x):
-        return self.fc2(self.function(self.fc1(x)))
-
-
 KEPT = {
     "normalize": lambda x: F.normalize(x, dim=-1),
     "softmax": lambda x: x.softmax(dim=-1) * x.logsumexp(dim=-1, keepdim=True),
@@ -180,6 +170,14 @@ COARSER = {
     "constants": (lambda x: x * torch.tensor([1.0, 2, 3, 4, 5, 6]), {}),
     "half of them": (lambda x: torch.cat([x[:, :3], x[:, 3:].tanh()], dim=1), {"fc1.units": 3, "fc1.units.1": 3}),
     "one of them": (lambda x: x * x[:, :1], {"fc1.units": 5}),
+    "in place on a part": (lambda x: written(x, lambda y: y[:, :3].relu_()), {"fc1.units": 3, "fc1.units.1": 3}),
+    "one of them set": (lambda x: set_entries(x, (slice(None), 0), 0.0), {"fc1.units": 5}),
+    "every other one in place": (lambda x: written(x, lambda y: y[:, ::2].add_(1.0)), {"fc1.units": 3}),
+    "parts copied": (
+        lambda x: written(torch.zeros(2, 6), lambda y: (y[:, :3].copy_(x[:, :3]), y[:, 3:].copy_(x[:, 3:].tanh()))),
+        {"fc1.units": 3, "fc1.units.1": 3},
+    ),
+    "gather of units": (lambda x: x.gather(1, torch.arange(6).flip(0).expand(2, 6)), {}),
     "argmax": (lambda x: x + x.argmax(dim=1, keepdim=True), {}),
 }
 
@@ -187,14 +185,17 @@ COARSER = {
 def test_functions_that_tell_units_apart_tie_or_fix_them(subtests):
     for name, (function, groups) in COARSER.items():
         with subtests.test(name):
-            spec = PermutationSpec.from_module(Applied(function), (4,))
+            spec = PermutationSpec.from_module(Applied(function), example_input=torch.randn(2, 4))
             assert spec.group_sizes(ParameterLayout.from_module(Applied(function))) == groups
 
 
 UNKNOWN = {
     "aten.sort": lambda x: x.sort(dim=1).values,
     "aten.linalg_matrix_exp": lambda x: x @ torch.linalg.matrix_exp(x.T @ x),
+    "aten.topk": lambda x: x.topk(6, dim=1).values,
     "aten.randn_like": lambda x: x + torch.randn_like(x),
+    r"aten.randn.default .* draws random numbers": lambda x: x + torch.randn(6),
+    r"aten.bernoulli.default .* draws random numbers": lambda x: x * torch.bernoulli(torch.full((6,), 0.5)),
     "aten.dropout": lambda x: F.dropout(x, 0.5),  # on in eval mode too
 }
 

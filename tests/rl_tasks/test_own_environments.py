@@ -1,4 +1,4 @@
-"""Environments and policies that people bring: they are served, lose a run with its reason, or one sentence says no."""
+"""Environments that people bring: they are served, lose a run with its reason, or one sentence says no."""
 
 import re
 import warnings
@@ -9,47 +9,14 @@ import pytest
 import torch
 from gymnasium import spaces
 from torch import nn
+from walks import SMALL, Walk, policy_task, trained
 
 from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.harvest import harvest
 from checkpoints_dataset.store import CheckpointStore
-from g_pt.model.sampling import finish_updates
-from g_pt.runtime.seeds import keyed_generator
-from g_pt.tasks import registry
 from g_pt.testing import check_task
 from rl_tasks.policies import GaussianHead
-from rl_tasks.ppo_config import PPOConfig
 from rl_tasks.task import GymnasiumTask
-
-SMALL = PPOConfig(num_envs=2, n_steps=8, n_epochs=1)
-
-
-class Walk(gymnasium.Env):
-    """A walk to the right, which is rewarded; the start comes from the seed."""
-
-    observation_space = spaces.Box(-100, 100, (3,), dtype=np.float32)
-    action_space = spaces.Discrete(2)
-    before_step = staticmethod(lambda env: None)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.place, self.age = self.np_random.uniform(-1, 1), 0
-        return self.observation(), {}
-
-    def observation(self):
-        return np.array([self.place, np.sin(self.place), 1.0], dtype=self.observation_space.dtype)
-
-    def move(self, action):
-        self.age += 1
-        self.place += 0.1 * (2 * float(np.sum(action)) - 1)
-        return self.observation(), self.reward(), False
-
-    def reward(self):
-        return float(self.place)
-
-    def step(self, action):
-        observation, reward, dead = self.move(action)
-        return observation, reward, dead, False, {}
 
 
 class OldStep(Walk):
@@ -98,25 +65,9 @@ class WholeActions(Walk):
         return super().step(action)
 
 
-def policy_task(environment, make_network=None, **members):
-    """A task of an environment class, with a small network."""
-    name = f"Own{environment.__name__}-v0"
-    gymnasium.register(name, environment, max_episode_steps=10)
-    outputs = 2 if isinstance(environment.action_space, spaces.Discrete) else 2 * environment.action_space.shape[0]
-    network = make_network or (lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, outputs)))
-    members = {"name": "own-policy", "environment_id": name, "network": lambda self: network()} | members
-    episodes = {"train": 2, "validation": 2, "test": 2}
-    return type("OwnPolicy", (GymnasiumTask,), {"episodes": episodes} | members)()
-
-
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.envs.registration.registry))
-
-
-def trained(task, num=3, iterations=2):
-    return task.train_population(num, [0, iterations], SMALL, keyed_generator(0), dtype=torch.float32)
 
 
 @pytest.mark.filterwarnings("ignore:.*")  # of Gymnasium, about old interfaces and kinds of numbers
@@ -294,7 +245,7 @@ def test_a_harvest_goes_on_without_the_runs_that_were_lost(tmp_path, monkeypatch
 class Hidden(Walk):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.place += np.random.rand()
+        self.place += np.random.rand()  # noqa: NPY002
         return self.observation(), {}
 
 
@@ -310,98 +261,6 @@ def test_luck_that_no_seed_decides_is_warned_of(subtests):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trained(policy_task(Walk))
-
-
-class ActorCritic(nn.Module):
-    """Logits and a value, as one tuple."""
-
-    def __init__(self, value_first=False):
-        super().__init__()
-        self.body, self.actor, self.critic = nn.Linear(3, 5), nn.Linear(5, 2), nn.Linear(5, 1)
-        self.value_first = value_first
-
-    def forward(self, x):
-        hidden = self.body(x).tanh()
-        parts = self.actor(hidden), self.critic(hidden)
-        return parts[::-1] if self.value_first else parts
-
-
-class Memory(nn.Module):
-    """Reads the numbers of an observation one after the other."""
-
-    def __init__(self):
-        super().__init__()
-        self.rnn, self.head = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 2)
-
-    def forward(self, x):
-        return self.head(self.rnn(x[..., None])[0][:, -1])
-
-
-class Scaled(nn.Module):
-    """Input normalisation as buffers, and a first layer that is frozen."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("obs_mean", torch.tensor([0.1, 0.2, 0.3]))
-        self.register_buffer("obs_std", torch.tensor([1.0, 2.0, 3.0]))
-        self.first, self.last = nn.Linear(3, 5).requires_grad_(False), nn.Linear(5, 2)
-
-    def forward(self, x):
-        return self.last(self.first((x - self.obs_mean) / self.obs_std).tanh())
-
-
-POLICIES = {
-    "actor and critic": (ActorCritic, ()),
-    "critic and actor": (lambda: ActorCritic(value_first=True), ()),
-    "GRU": (Memory, ()),
-    "float64": (lambda: nn.Linear(3, 2).double(), ()),
-    "DataParallel": (lambda: nn.DataParallel(nn.Linear(3, 2)), ()),
-    "BatchNorm": (
-        lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)),
-        ("1.running_mean", "1.running_var"),
-    ),
-    "frozen": (Scaled, ("obs_mean", "obs_std", "first.weight", "first.bias")),
-}
-
-
-def test_policies_of_all_kinds_are_trained_and_what_is_not_trained_stays(subtests):
-    for name, (make_network, constant) in POLICIES.items():
-        with subtests.test(name):
-            task = policy_task(Walk, make_network)
-            check_task(task)
-            assert task.constant_names == constant
-            ends = task.layout.unflatten(trained(task, iterations=3).params)
-            for tensor in task.layout.names:
-                moved = not torch.equal(ends[tensor][:, 0], ends[tensor][:, 1])
-                assert moved == (tensor not in constant and not tensor.startswith("critic")), tensor
-            starts = task.init(2, keyed_generator(1))
-            updated = task.layout.unflatten(finish_updates(task, starts + 0.1, starts))
-            for tensor, before in task.layout.unflatten(starts).items():
-                assert torch.equal(updated[tensor], before) == (tensor in constant)
-
-
-REFUSED = {
-    r"must return 2 numbers per observation .* got \(2, 3\), \(2, 1\) for 2": lambda: Pair(),
-    r"'1' of a policy normalises over the observations of a batch": lambda: nn.Sequential(
-        nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)
-    ),
-    r"must take observations \(N, 3\)": lambda: nn.Embedding(3, 2),
-}
-
-
-class Pair(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 1)
-
-    def forward(self, x):
-        return self.a(x), self.b(x)
-
-
-def test_policies_that_cannot_act_are_refused(subtests):
-    for message, make_network in REFUSED.items():
-        with subtests.test(message), pytest.raises(ValueError, match=message):
-            trained(policy_task(Walk, make_network))
 
 
 def test_whole_numbers_are_what_an_environment_of_whole_numbers_gets():

@@ -88,7 +88,12 @@ def test_policies_that_act_otherwise_are_refused(subtests):
 def test_policies_that_act_as_they_do_there_are_taken():
     task = CartPole()
     a2c = sb3.A2C("MlpPolicy", "CartPole-v1", policy_kwargs=ARCH, device="cpu")
-    for model in (ppo(), a2c, behind_vec_normalize(norm_obs=False), ppo(policy_kwargs={"share_features_extractor": False})):
+    for model in (
+        ppo(),
+        a2c,
+        behind_vec_normalize(norm_obs=False),
+        ppo(policy_kwargs={"share_features_extractor": False}),
+    ):
         row = policy_params(model, task)
         seen = torch.randn(1, 200, 4, generator=torch.Generator().manual_seed(0))
         ours = task.act(task.layout.unflatten(row[None]), seen)[0]

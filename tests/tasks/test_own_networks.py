@@ -48,6 +48,34 @@ class FloatInside(nn.Module):
         return self.fc2((self.fc1(x.float()).tanh() * scale).to(torch.float32))
 
 
+class Constant(nn.Module):
+    """A mixture of inputs that is neither a parameter nor a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.layers = {"of inputs": torch.eye(4).roll(1, 0)}, layers()
+
+    def forward(self, x):
+        return self.layers(x @ self.mix["of inputs"])
+
+
+class Guarded(nn.Module):
+    """Asks whether all is well, on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        assert torch.isfinite(x).all()
+        hidden = self.fc1(x)
+        if torch.isnan(hidden).any():
+            hidden = torch.nan_to_num(hidden)
+        if not torch.isfinite(hidden).all():
+            raise ValueError("too large")
+        return self.fc2(hidden.tanh())
+
+
 class Autocast(FloatInside):
     def forward(self, x):
         with torch.autocast("cpu", enabled=False):
@@ -100,7 +128,9 @@ NETWORKS = {
     "casts to float64": lambda: Casting(torch.float64),
     "casts to bfloat16": lambda: Casting(torch.bfloat16),
     "x.float() inside": FloatInside,
+    "a constant beside the parameters": Constant,
     "autocast inside": Autocast,
+    "asserts and guards": Guarded,
     "DataParallel": lambda: nn.DataParallel(layers()),
     "DataParallel inside": lambda: nn.Sequential(nn.DataParallel(layers()), nn.Identity()),
     "compiled": lambda: torch.compile(layers()),
@@ -297,3 +327,20 @@ class MountainCar(GymnasiumTask):
 
 def test_policies_that_all_fail_alike_are_no_broken_task():
     check_task(MountainCar())
+
+
+def test_the_distance_of_outputs_has_a_gradient_through_batchnorm_and_recurrent_layers(subtests):
+    normed = lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))  # noqa: E731
+    for name, make_network in {"BatchNorm": normed, "LSTM": NETWORKS["LSTM"]}.items():
+        with subtests.test(name):
+            task = classifier(make_network)
+            params, others = (task.init(2, torch.Generator().manual_seed(s)) for s in (0, 1))
+            params.requires_grad_()
+            distances = task.output_distance(params, others, torch.arange(9))
+            (grad,) = torch.autograd.grad(distances.sum(), params)
+            by_name = task.layout.unflatten(grad)
+            assert all((by_name[trained] != 0).any() for trained in task.trained_names)
+            inputs = task.examples("train").inputs[:9]
+            with torch.no_grad():
+                outputs = [task.forward(task.layout.unflatten(p), inputs) for p in (params, others)]
+            torch.testing.assert_close(distances, (outputs[0] - outputs[1]).square().flatten(1).mean(1))
