@@ -23,8 +23,6 @@ from g_pt.tasks.templates import plain_module
 
 hide_library_messages()
 
-hide_library_messages()
-
 Split = Literal["train", "validation", "test"]
 CONSTANCY_EXAMPLES = 16  # training examples on which it is seen which buffers move
 SPLITS: tuple[Split, ...] = get_args(Split)
