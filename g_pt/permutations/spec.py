@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations.blocks import Axis, AxisBlock, Blocks, reorder
 from g_pt.permutations.checks import Inputs, check_function_is_kept
+from g_pt.permutations.heads import free_head_entries
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class PermutationSpec:
         """Derive the spec of a network by tracing it in eval mode, and verify it.
 
         Inputs and outputs keep their order, and so do tensors that the forward pass does not use. Groups are
-        named after the layer that makes their units: `fc1.units`.
+        named after the layer that makes their units: `fc1.units`. Of up to four attention heads, the entries of
+        each are groups of their own; of more, whole heads move.
 
         Args:
             module: any network that `torch.export` can trace.
@@ -58,6 +60,15 @@ class PermutationSpec:
 
         inputs = _example_inputs(module, input_shape, example_input, num_inputs=2)
         spec = cls(trace_axes(module, inputs))
+        blocks = spec.blocks(ParameterLayout.from_module(module))
+        freed = free_head_entries(blocks, lambda axes: check_function_is_kept(axes, module, inputs))
+        axes = {
+            name: tuple(
+                axis if old == new else new for axis, old, new in zip(tensor, blocks[name], freed[name], strict=True)
+            )
+            for name, tensor in spec.axes.items()
+        }
+        spec = cls(axes)
         spec.verify(module, input_shape, example_input=example_input)
         return spec
 

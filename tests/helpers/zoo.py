@@ -161,6 +161,12 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     ),
 }
 
+
+def heads(label: str, num: int, entries: int) -> dict[str, int]:
+    """Groups of the entries of each head: of queries and keys, and of values."""
+    return {f"{label}.{kind}.head{head}": entries for kind in range(2) for head in range(num)}
+
+
 GROUPS: dict[str, dict[str, int]] = {
     "mlp": {"fc1.units": 8},
     "deep mlp": {"fc1.units": 7, "fc2.units": 7, "fc3.units": 9},
@@ -179,11 +185,11 @@ GROUPS: dict[str, dict[str, int]] = {
     "layer norm": {"0.units": 8, "3.units": 6},
     "tied autoencoder": {"encoder.units": 4},
     "text classifier": {"embedding.units": 6, "fc1.units": 7},
-    "encoder layer": {"stem.units": 6, "layer.self_attn.units": 3, "layer.linear1.units": 10},
-    "tiny gpt": {"tokens.units": 6, "attention.qkv.units": 3, "mlp.0.units": 10},
+    "encoder layer": {"stem.units": 6, "layer.linear1.units": 10} | heads("layer.self_attn.units", 3, 2),
+    "tiny gpt": {"tokens.units": 6, "mlp.0.units": 10} | heads("attention.qkv.units", 3, 2),
     "written-out attention": {"stem.units": 6, "q.units": 4, "v.units": 7},
     "cross attention": {
-        "queries.units": 4, "stem.units": 6, "attention.units": 2, "attention.out_proj.units": 6,
+        "queries.units": 4, "stem.units": 6, "attention.out_proj.units": 6, **heads("attention.units", 2, 3),
     },
     "conv1d": {"0.units": 6, "3.units": 4},
     "prelu": {"0.units": 8, "2.units": 6},
@@ -198,7 +204,7 @@ GROUPS: dict[str, dict[str, int]] = {
     "bidirectional gru": {"memory.units": 5, "memory.units.1": 5, "memory.units.2": 5, "memory.units.3": 5},
     "last state": {"lstm.units": 5, "cell.units": 6},
     "rotary attention": {"tokens.units": 8, "q.units": 2},
-    "vision transformer": {"patches.units": 6, "layer.self_attn.units": 2, "layer.linear1.units": 7},
+    "vision transformer": {"patches.units": 6, "layer.linear1.units": 7} | heads("layer.self_attn.units", 2, 3),
     "squeeze and excite": {"conv.units": 6, "down.units": 2, "wide.units": 2},
     "mixture": {"gate.units": 3, "up.units": 6},
     "weight norm": {"0.units": 3},

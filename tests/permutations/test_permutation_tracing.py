@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from applied import Applied, set_entries, written
 from torch import nn
 from zoo import GROUPS, ZOO
+from zoo_attention import SelfAttention
 
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import AxisBlock, PermutationSpec
@@ -125,9 +126,9 @@ def test_axes_where_groups_lie_side_by_side(specs):
     assert spec.axes["norm.running_var"] == ((AxisBlock(*stem), AxisBlock(*first)),)
     assert spec.axes["head.weight"][1] == tuple(AxisBlock(*group, inner=16) for group in (stem, first, second))
     _, _, spec = specs("tiny gpt")
-    heads = AxisBlock("attention.qkv.units", 3, 2)
-    assert spec.axes["attention.qkv.weight"] == ((heads, heads, heads), "tokens.units")
-    assert spec.axes["attention.proj.weight"] == ("tokens.units", (heads,))
+    both, values = (tuple(AxisBlock(f"attention.qkv.units.{kind}.head{h}", 2) for h in range(3)) for kind in range(2))
+    assert spec.axes["attention.qkv.weight"] == ((*both, *both, *values), "tokens.units")
+    assert spec.axes["attention.proj.weight"] == ("tokens.units", values)
     assert spec.axes["position"] == (None, "tokens.units")
 
 
@@ -240,3 +241,11 @@ def test_a_spec_leaves_the_module_as_it_was():
     PermutationSpec.from_module(network, (3, 4, 4))
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_many_heads_move_as_wholes():
+    attention = SelfAttention(width=12, heads=6)
+    network = nn.Sequential(nn.Linear(3, 12), attention, nn.Linear(12, 2))
+    spec = PermutationSpec.from_module(network, (5, 3))
+    whole = AxisBlock("1.qkv.units", 6, 2)
+    assert spec.axes["1.qkv.weight"] == ((whole, whole, whole), "0.units")
