@@ -1,4 +1,4 @@
-"""What matters for a G.pt: short trainings that differ in one setting, compared on held-out inits.
+"""Ablations: short trainings that differ in one setting, compared on held-out inits.
 
     python -m benchmarks.ablations --task digits-deep --minutes 1.5
     python -m benchmarks.ablations --task digits --steps 800 --only base "width 192"
@@ -49,7 +49,7 @@ TRIAL_STEPS = 25
 
 @dataclass(frozen=True)
 class Preset(TrainConfig):
-    """What a preset file holds."""
+    """Read a preset file."""
 
     harvest: HarvestConfig = field(default_factory=HarvestConfig)
 
@@ -190,7 +190,7 @@ def pair_sampler(config: TrainConfig, store: CheckpointStore) -> PairSampler:
 def scale_and_facts(
     store: CheckpointStore, task: str, metric: str, normalization: NormalizationMode, max_runs: int | None
 ) -> tuple[ParameterNormalizer, TrainingFacts]:
-    """What trainings on the same data share; reading it takes longer than a trial."""
+    """Data that trainings share; reading it takes longer than a trial."""
     facts = training_facts(store, get_task(task), metric, max_runs=max_runs)
     return fit_normalizer(store, normalization, max_runs=max_runs), facts
 
@@ -240,7 +240,7 @@ def print_table(title: str, results: dict[str, dict[str, Any]]) -> None:
 
 
 def interval_cells(found: dict[str, Any]) -> dict[str, str]:
-    """What `measure` returns, as text."""
+    """Format the result of `measure`."""
     return {
         name: f"{found[name]['mean']:.3f} [{found[name]['low']:.3f}, {found[name]['high']:.3f}]"
         for name in ("alignment", "loss", "error")

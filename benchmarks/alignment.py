@@ -1,4 +1,4 @@
-"""What alignment brings, costs and needs: short trainings of both stages, compared on held-out inits.
+"""Gains, costs and needs of alignment: short trainings of both stages, compared on held-out inits.
 
     python -m benchmarks.alignment --study stages --minutes 8
     python -m benchmarks.alignment --study weights --base runs/digits/loss/base --minutes 3

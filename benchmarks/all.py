@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def parts(*, quick: bool) -> dict[str, Part]:
-    """What is measured, small where it is to be quick."""
+    """List the benchmarks, small where it is to be quick."""
     if quick:
         return {
             "harvest": lambda: harvest(HarvestConfig(num_runs=8, num_steps=8, num_checkpoints=3), 1, 1),

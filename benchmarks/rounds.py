@@ -73,7 +73,7 @@ def figure(value: float) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on; the load is that of everything that runs, this included."""
+    """Describe the machine; the load is that of everything that runs, this included."""
     return {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""What the paper's own trainings would cost with this code on 1, 8 and 64 GPUs, and what would hold them back.
+"""Costs of the paper's own trainings with this code on 1, 8 and 64 GPUs, and their bottlenecks.
 
     python -m benchmarks.scaling_costs
 

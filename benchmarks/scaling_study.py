@@ -53,7 +53,7 @@ class Size:
 
     @property
     def variant(self) -> Variant:
-        """What differs from the preset."""
+        """Settings that differ from the preset."""
         shape = {"width": self.width, "num_layers": self.num_layers, "num_heads": self.num_heads}
         augmentation = "none" if self.tokenization == "units" else "permute"
         return Variant(

@@ -1,4 +1,4 @@
-"""What a dataset says about its task: scale of the parameters, range of the metric, quality of the runs."""
+"""Facts of a dataset: scale of the parameters, range of the metric, quality of the runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fit_normalizer(
 def training_facts(
     store: CheckpointStore, task: Task, metric_name: str, *, max_runs: int | None = None
 ) -> TrainingFacts:
-    """What a pipeline keeps about its training data: the first `max_runs` runs of the train split.
+    """Collect the facts that a pipeline keeps of its training data: the first `max_runs` runs of the train split.
 
     The runs of the test split are measured on the test split of the data.
 

@@ -43,7 +43,7 @@ class StoreError(ValueError):
 
 @dataclass(frozen=True)
 class DatasetHeader:
-    """What all shards of a dataset share.
+    """Header of a dataset: the facts that all its shards share.
 
     Attributes:
         task: name of the task whose networks these are.

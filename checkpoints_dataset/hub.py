@@ -158,7 +158,7 @@ def pull_dataset(
 
 
 def none_in(repo_id: str) -> str:
-    """What to say of a repository of something else."""
+    """Describe a repository of something else."""
     return f"{repo_id} holds no checkpoint dataset: no folder of it has a {HEADER_FILE}"
 
 
@@ -244,7 +244,7 @@ class CardData:
 
 
 def introduction(repo_id: str) -> str:
-    """What all configurations share."""
+    """Write the part of the card that all configurations share."""
     return f"""# {repo_id}
 
 Checkpoints of many small neural networks, saved while they were trained: each row is one checkpoint, `params` the

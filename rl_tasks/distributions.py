@@ -1,4 +1,4 @@
-"""What a policy's outputs mean: the distribution of its actions.
+"""Distributions of actions, given a policy's outputs.
 
 Outputs, actions and noise have any leading axes; A = size of an action, K = number of outputs.
 """
@@ -21,7 +21,7 @@ class ActionDistribution(ABC):
 
     @abstractmethod
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """What `sample` needs to be random, for actions of a leading shape."""
+        """Draw the noise that `sample` takes, for actions of a leading shape."""
 
     @abstractmethod
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:

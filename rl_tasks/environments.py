@@ -18,7 +18,7 @@ from rl_tasks.simulators import Simulator
 
 @dataclass(frozen=True)
 class Transition:
-    """What one step in every environment gave.
+    """Outcome of one step in every environment.
 
     Attributes:
         reached: (B, E, O) observations of the states reached, before any new start: the value of a state at the

@@ -50,7 +50,7 @@ def make_environment(environment_id: str, options: Mapping[str, Any] | None = No
 
 @dataclass(frozen=True)
 class EnvironmentFacts:
-    """What a policy has to know of an environment.
+    """Facts of an environment that a policy needs.
 
     Attributes:
         observation_size: O; observations of more than one axis are flattened.

@@ -41,7 +41,7 @@ class Simulator(ABC):
 
     @abstractmethod
     def observe(self, states: Tensor) -> Tensor:
-        """What a policy sees of states (..., S): (..., O) float32."""
+        """Observe states (..., S): (..., O) float32."""
 
     @abstractmethod
     def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -59,7 +59,7 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """What all shards of a conversion share, read off the first run that can be read.
+    """Facts that all shards of a conversion share, read off the first readable run.
 
     Attributes:
         header: of the store.

@@ -45,7 +45,7 @@ class RunEntries:
 
 @dataclass(frozen=True)
 class RunListing:
-    """What `runs.json` says about a run.
+    """A run in `runs.json`.
 
     Attributes:
         name: of the run.

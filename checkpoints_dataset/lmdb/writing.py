@@ -104,7 +104,7 @@ def run_records(
 
 
 def run_metadata(metrics: dict[str, list[float]], params: Tensor) -> dict[str, Any]:
-    """What the reference keeps about a run: its metrics over time, the best of them, the range of its parameters."""
+    """Write the reference's facts of a run: its metrics over time, the best of them, the range of its parameters."""
     metadata: dict[str, Any] = {name: v for name, v in metrics.items() if not name.startswith("avg_train")}
     best = {"avg_test_loss": min, "avg_test_err": min, "train_ret": max}
     names = {name: f"optimal_{name.removeprefix('avg_')}" for name in best}

@@ -100,7 +100,7 @@ def parse_flags(
     default: Any = None,
     extra: Mapping[type, Any] | None = None,
 ) -> Any:
-    """What tyro makes of the flags; NO_COLOR is obeyed, which it knows as TERM=dumb only."""
+    """Parse flags with tyro; NO_COLOR is obeyed, which it knows as TERM=dumb only."""
     options = {} if default is None else {"default": default}
     terminal = os.environ.get("TERM")
     if os.environ.get("NO_COLOR"):

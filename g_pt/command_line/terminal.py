@@ -1,4 +1,4 @@
-"""What all commands do at the terminal: errors in one sentence, warnings in one line, no bars in pipes."""
+"""Habits of all commands at the terminal: errors in one sentence, warnings in one line, no bars in pipes."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def run(arguments: Push | Pull | Export | Import) -> dict[str, Any]:
 
 
 def report(out: Path, store: CheckpointStore) -> dict[str, Any]:
-    """What there is now."""
+    """Describe the result."""
     print(f"{out}: {len(store)} checkpoints of {len(store.runs)} runs, {len(store.left_out)} runs left out")
     return {
         "folder": str(out),

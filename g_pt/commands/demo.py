@@ -28,7 +28,7 @@ HOSTS = ["127.0.0.1", "localhost"]
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is shown, and where."""
+    """Settings of gpt-demo."""
 
     model: str | None = None
     """Folder, bundled name or Hub repository of a G.pt, shown first; the bundled ones can be chosen beside it."""

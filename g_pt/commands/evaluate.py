@@ -38,7 +38,7 @@ WIDTH = 160  # of tables where no terminal says it
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to evaluate."""
+    """Settings of gpt-evaluate."""
 
     model: str = "digits-loss"
     """Folder, bundled name or Hub repository of a G.pt."""
@@ -230,7 +230,7 @@ def write_report(
 
 
 def make_subject(arguments: Arguments, pipeline: ParameterUpdatePipeline, progress: Callable[[str], object]) -> Subject:
-    """What is evaluated, how thoroughly, and with which runs."""
+    """Make the subject of the report: model, sizes, runs."""
     from g_pt.report.contents import SECTIONS, USE_RUNS
     from g_pt.report.section import Subject
 

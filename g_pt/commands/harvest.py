@@ -87,7 +87,7 @@ def default_folder(task: str) -> Path:
 
 
 def summary(store: CheckpointStore) -> dict[str, Any]:
-    """What `--json` prints about every dataset that was made."""
+    """Summarise a dataset for `--json`."""
     return {
         "folder": str(store.folder),
         "task": store.header.task,

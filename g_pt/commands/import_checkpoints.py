@@ -229,7 +229,7 @@ def import_lmdb_runs(arguments: Lmdb) -> dict[str, Any]:
 
 
 def kind_of(reason: str) -> str:
-    """What was wrong, without the run and its numbers."""
+    """Reduce a reason to its kind: without the run and its numbers."""
     words = {
         "no DONE.txt": "no DONE.txt",
         "no runs.json": "no runs.json",

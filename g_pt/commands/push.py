@@ -25,14 +25,14 @@ from g_pt.command_line.terminal import exit_on_error, show_warnings
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to upload, and where to."""
+    """Settings of gpt-push."""
 
     model: tyro.conf.Positional[str]
     """Folder or bundled name of a G.pt."""
     repo: tyro.conf.Positional[str]
     """Repository on the Hub, org/name; made where it does not exist."""
     report: Path | None = None
-    """What gpt-evaluate --json wrote; report.json of the model's folder where not given."""
+    """Report of gpt-evaluate --json; report.json of the model's folder where not given."""
     license: str | None = None
     """Identifier of the licence, apache-2.0 say."""
     private: bool = False

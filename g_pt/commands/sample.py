@@ -39,7 +39,7 @@ PROMPTS = ("loss", "error", "return")  # those that --help lists
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to sample."""
+    """Settings of gpt-sample."""
 
     prompt_loss: float | None = None
     """Wanted loss, in the task's unit: nats for classifiers."""

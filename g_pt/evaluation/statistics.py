@@ -62,7 +62,7 @@ def rank_correlation(prompts: Tensor, achieved: Tensor) -> Tensor:
 
 
 def best_of(chosen_by: Tensor, reported: Tensor, size: int, metric: Metric) -> Tensor:
-    """What the best of `size` samples has: chosen on one split, reported on another.
+    """Estimate the metric of the best of `size` samples: chosen on one split, reported on another.
 
     Args:
         chosen_by: (B, S) metric of S samples, which decides.

@@ -138,7 +138,7 @@ updated = pipe(starts, prompted_metric={best:.3g}{known}).params  # (8, paramete
 
 
 def description(model: ModelDescription) -> dict[str, str]:
-    """What is updated, by what, towards what."""
+    """Write the first paragraph: task, model, metric."""
     metric, layout = model.metric, model.layout
     facts = {
         "networks": f"{layout.num_params} parameters: {plain(layout.describe())}",
@@ -214,7 +214,7 @@ NOVELTY_COLUMNS = {
 
 
 def memorisation(report: dict[str, Any]) -> str:
-    """What the report's section on novelty says of samples, fresh networks and competitors, or that it has none."""
+    """Write the table of the report's section on novelty, or a sentence that there is none."""
     section = report.get("sections", {}).get("novelty")
     if section is None:
         return "How far the sampled networks are from the training runs (memorisation, novelty) was not measured."
@@ -232,7 +232,7 @@ def memorisation(report: dict[str, Any]) -> str:
 
 
 def limits(metric: Metric) -> dict[str, str]:
-    """What it is for and what it cannot do."""
+    """Write uses and limits."""
     return {
         "for": "research on learned optimization and on distributions of networks",
         "only": "networks of exactly the layout above, with inputs preprocessed as in the task",

@@ -35,7 +35,7 @@ def tensor_weights(layout: ParameterLayout) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised.
+    """An objective of the denoising stage.
 
     Attributes:
         prediction_type: "sample": the model predicts x_0; "v_prediction": v; "flow_prediction": noise - x_0, and x_t is
@@ -94,7 +94,7 @@ def diffusion_loss(
 
 @dataclass(frozen=True)
 class Noised:
-    """What the model sees of a batch, and what it should say.
+    """A noised batch as the model sees it, and the target of its prediction.
 
     Attributes:
         prediction_type: what `target` is.

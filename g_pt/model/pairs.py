@@ -1,4 +1,4 @@
-"""What the model learns from: an earlier and a later checkpoint of one run.
+"""Training pairs: an earlier and a later checkpoint of one run.
 
 B = pairs in a batch, P = parameters per network.
 """

@@ -102,7 +102,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
 
     @property
     def metric(self) -> Metric:
-        """What is prompted."""
+        """The prompted metric."""
         metric: Metric = self.transformer.metric
         return metric
 

@@ -1,4 +1,4 @@
-"""What is measured on a network, in which unit, and how a value is shown to the model."""
+"""Metrics of a network: unit, direction, and the transform under which the model sees a value."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def axis_size(axis: Blocks) -> int:
 
 
 class AxisGroups:
-    """What is known of the groups: each that turned out to be less free is rewritten as blocks of others.
+    """The groups found so far: each that turned out to be less free is rewritten as blocks of others.
 
     Axes are tuples of `AxisBlock`; an axis read earlier stays valid, since `resolve` replaces its groups.
     """

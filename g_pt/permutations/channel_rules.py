@@ -1,4 +1,4 @@
-"""What convolutions, pooling and norms of channels do to the axes that can be reordered.
+"""Rules for convolutions, pooling and norms of channels: how they carry reorderable axes on.
 
 Rules as in rules.py.
 """

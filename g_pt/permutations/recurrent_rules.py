@@ -1,4 +1,4 @@
-"""What recurrent layers do to the axes that can be reordered; rules as in rules.py.
+"""Rules of recurrent layers: how they carry reorderable axes on, as in rules.py.
 
 The weights of all gates of a layer lie one after the other on the first axis, so that it is the hidden units
 once per gate.

@@ -1,4 +1,4 @@
-"""What each tensor operation does to the axes that can be reordered.
+"""Rules of the tensor operations: how each carries reorderable axes on.
 
 A rule takes the groups found so far, the operation's arguments by name, and the shape of its output. Tensors
 among the arguments are lists of axes; "used" are the numbers of the outputs that are read. It returns the axes

@@ -181,7 +181,7 @@ def find_metric(path: Path, settings: ReferenceSettings, task: Task | None, note
 
 
 def find_coefficient(layout: ParameterLayout, settings: ReferenceSettings, notes: list[str]) -> float:
-    """What raw parameters are multiplied by."""
+    """Scale of the raw parameters."""
     if settings.coefficient is not None:
         if not 0 < settings.coefficient < math.inf:
             raise ValueError(f"openai_coeff must be a positive number, got {settings.coefficient}")

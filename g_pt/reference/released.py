@@ -1,4 +1,4 @@
-"""What is known about the five models that the reference released, and what their weights alone do not say.
+"""Facts of the five models that the reference released which their weights do not hold.
 
 Numbers are those of the reference's configurations (heads, normalisation) and, marked so in `source`, what can be read
 off the paper's figures 1, 4 and 5, to about one percent of an axis: the data sets themselves say it exactly.
@@ -62,7 +62,7 @@ class ReleasedModel:
     trained_runs: dict[str, float]
 
     def facts(self) -> TrainingFacts:
-        """What the pipeline keeps about the training data."""
+        """Facts of the training data for the pipeline."""
         runs = TrainedRuns({f"test_{name}": value for name, value in self.trained_runs.items()})
         return TrainingFacts(self.prompt_range, self.attainable_range, runs, source=FIGURES)
 

@@ -42,7 +42,7 @@ PREFIXES = re.compile(r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module)\.")
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """What the tensors of a checkpoint say about the model.
+    """Sizes of the model, read off the tensors of a checkpoint.
 
     Attributes:
         sizes: of the tokens.

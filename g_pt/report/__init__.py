@@ -1,1 +1,1 @@
-"""What `gpt-evaluate` says about a model, one section per question."""
+"""The report of `gpt-evaluate`: one section per question."""

@@ -1,4 +1,4 @@
-"""What the report consists of, in its order. Imports no section before it is asked for."""
+"""Contents of the report, in order. Imports no section before it is asked for."""
 
 from __future__ import annotations
 

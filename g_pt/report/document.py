@@ -118,7 +118,7 @@ def saved_report(folder: Path) -> dict[str, Any] | None:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What `gpt-evaluate --json FILE` wrote.
+    """Read a report of `gpt-evaluate --json FILE`.
 
     Raises:
         ValueError: the file is no report.

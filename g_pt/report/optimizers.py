@@ -67,7 +67,7 @@ class Course:
 
 @dataclass(frozen=True)
 class OneUpdate:
-    """What the optimizers are compared with.
+    """One update of the G.pt, which the optimizers are compared with.
 
     Attributes:
         prompt: raw.

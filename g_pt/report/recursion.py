@@ -24,7 +24,7 @@ AFTER = (1, 2, 5, 10)  # updates
 
 @dataclass(frozen=True)
 class Recursion:
-    """What networks achieve after repeated updates.
+    """Metrics of networks after repeated updates.
 
     Attributes:
         prompts: (K,), raw.

@@ -67,7 +67,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated, and how thoroughly.
+    """A model under evaluation, and the size of the evaluation.
 
     Attributes:
         pipeline: with the facts of its training.
@@ -93,7 +93,7 @@ class Subject:
 
     @property
     def metric(self) -> Metric:
-        """What is prompted."""
+        """The prompted metric."""
         return self.pipeline.metric
 
     @property

@@ -164,7 +164,7 @@ def identity_table(rows: dict[str, dict[str, Any]]) -> Table:
 
 
 def control_table(rows: list[tuple[str, ...]], num_prompts: int, pipeline: ParameterUpdatePipeline) -> Table:
-    """What happens with the parameters of another network."""
+    """Update after the start's parameters were swapped for those of another network."""
     metric = pipeline.metric
     scale = "" if metric.transform == "identity" else f" in {metric.transform}"
     return Table(

@@ -1,1 +1,1 @@
-"""What a process is given: other processes, memory, seeds."""
+"""The surroundings of a process: other processes, memory, seeds."""

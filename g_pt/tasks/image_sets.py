@@ -91,7 +91,7 @@ def load_from_packages(name: str) -> ImageSet:
 
 
 def not_found(name: str, error: Exception) -> str:
-    """What was looked for, and every way to get it."""
+    """Tell where the images were looked for, and every way to get them."""
     lines = [f"the images of {name} were not found. Any of these helps:", f"- {folder_advice(name)}"]
     if name == "fashion-mnist":
         lines.append("- install Debian's package: apt install dataset-fashion-mnist")

@@ -1,4 +1,4 @@
-"""What the checks are written with: refusals, and networks to look at.
+"""Building blocks of the checks: refusals, and networks to look at.
 
 B = networks, P = parameters per network.
 """

@@ -35,7 +35,7 @@ PART_FILE = re.compile(rf"(scheduler_)?config\.json|{WEIGHTS.pattern}(\.index\.j
 
 
 class Saved(Protocol):
-    """What is saved beside that which the accelerator has prepared."""
+    """State to save beside that of the accelerator."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and lists of them."""
@@ -198,7 +198,7 @@ def fingerprints(folder: Path) -> dict[str, Any]:
 
 
 def damage_of(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """Describe the damage of a checkpoint; None where there is none."""
     try:
         wanted = read_json(folder / FILES_FILE)
         for name, entry in wanted.items():

@@ -41,7 +41,7 @@ class ModelConfig:
     chunk_size: int = 256
     """Most parameters of a token that is not a unit."""
     prediction_type: Literal["sample", "v_prediction", "flow_prediction"] = "sample"
-    """What the transformer predicts: the future parameters x_0, v (Salimans and Ho 2022), or, which makes the training
+    """Prediction of the transformer: the future parameters x_0, v (Salimans and Ho 2022), or, which makes the training
     flow matching instead of diffusion, the velocity noise - x_0 of straight paths (Lipman et al. 2023)."""
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What training metric goes with a validation metric, read off the harvested networks.
+"""The training metric that goes with a validation metric, read off the harvested networks.
 
 A prompt means the validation metric, but only the training metric may give gradients. Wanting the validation value of
 the training metric misses it by the gap between the two; feeding the measured gap back lets networks overfit without

@@ -1,4 +1,4 @@
-"""What runs that are not learned from say of a model: its error, tensor by tensor, and how far apart they lie.
+"""Denoising error of a model on held-out runs, tensor by tensor, and the spread of those runs.
 
 B = pairs, P = parameters per network.
 """

@@ -1,4 +1,4 @@
-"""What sampled networks reach, on training data, with a gradient: exact, or estimated.
+"""Metric gap of sampled networks on training data, with a gradient: exact or estimated.
 
 B = networks, P = parameters per network. Metrics are transformed (`Metric.embedded`), parameters normalised unless
 they are called raw.

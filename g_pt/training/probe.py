@@ -38,7 +38,7 @@ class PromptProbe:
         self.prompts = pipeline.facts.prompts(options.num_prompts)  # the best one first
 
     def measure(self) -> dict[str, Any]:
-        """What goes into the log.
+        """Measure the values for the log.
 
         Returns:
             `prompts`, and `achieved` for each: the mean over the networks, with the ends `achieved_low` and

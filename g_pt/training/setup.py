@@ -1,4 +1,4 @@
-"""What a training run is put together from: model, optimizer, pipeline, and its share of the pairs."""
+"""Parts of a training run: model, optimizer, pipeline, and the share of the pairs that a process draws."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def make_optimizer(model: nn.Module, options: OptimizerConfig) -> torch.optim.Ad
 def make_objective(
     task: Task, options: DiffusionConfig, prediction_type: PredictionType, *, seed: int, device: torch.device
 ) -> Callable[[int], Objective]:
-    """What is minimised at each step; only the examples of the behavioural distance change.
+    """Make the objective of each step; only the examples of the behavioural distance change.
 
     Raises:
         ValueError: the behavioural distance is wanted of a task whose networks have no inputs and outputs.

@@ -1,4 +1,4 @@
-"""What surrounds one optimizer step: the compiled model, and the norms that go into the log."""
+"""Around one optimizer step: the compiled model, and the norms for the log."""
 
 from __future__ import annotations
 

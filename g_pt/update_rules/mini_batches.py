@@ -20,7 +20,7 @@ def mini_batches(num_examples: int, batch_size: int, generator: torch.Generator)
 
 
 def endless_epochs(num_examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """What `mini_batches` yields; a generator function of its own, since its body runs only at the first batch."""
+    """Yield the batches of `mini_batches`: a generator function of its own, whose body runs only at the first batch."""
     while True:
         order = torch.randperm(num_examples, generator=generator)
         yield from (batch for batch in order.split(batch_size) if len(batch) == batch_size)

@@ -23,7 +23,7 @@ UPDATES = "updates"  # key of what this class adds to the state dict of the wrap
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one step did.
+    """Outcome of one step.
 
     Attributes:
         kept: number of the sample that became the module, or None where the wrapped optimizer took the step.

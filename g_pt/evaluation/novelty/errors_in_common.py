@@ -42,7 +42,7 @@ def overlaps(wrong: Tensor, others: Tensor) -> Tensor:
 
 
 def overlap_of_peers(wrong: Tensor, peers: Tensor, peer_overlap: Tensor, num: int = PEERS) -> Tensor:
-    """What honest networks of the same accuracy have: the mean overlap of the peers nearest in number of mistakes.
+    """Measure the overlap of independent networks of the same accuracy: the mean over the peers nearest in mistakes.
 
     Args:
         wrong: (M, E) of the networks in question.

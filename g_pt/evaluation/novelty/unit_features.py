@@ -1,4 +1,4 @@
-"""What units are told apart by, and how near two networks can be at best.
+"""Features of units that no reordering changes, and the lower bound on a distance that follows from them.
 
 The distance of two networks over all orders of their units is at least what is left when every unit may take its
 favourite partner, also one that is taken already. This relaxation costs a matrix product in place of an assignment,

@@ -1,4 +1,4 @@
-"""What counts as near and as good, measured on the runs: one yardstick for samples, competitors and fresh networks.
+"""Distances and metrics of the runs: one yardstick for samples, baselines and fresh networks.
 
 B = networks, R = training runs, P = parameters per network.
 """
