@@ -5,7 +5,8 @@ Examples:
     gpt-demo --model cartpole-return --browser
     gpt-demo --model runs/digits/loss/pipeline --port 7861
 
-Needs `pip install "g-pt[demo]"`. Nothing leaves this machine; stop it with Ctrl-C.
+Needs `pip install "g-pt[demo]"`. Nothing leaves this machine, whatever GRADIO_ variables say, and only this machine is
+answered; uploaded networks (.safetensors, at most 64 MB) are removed at the end. Stop it with Ctrl-C.
 """
 
 from __future__ import annotations
