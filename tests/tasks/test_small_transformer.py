@@ -9,7 +9,7 @@ from g_pt.commands import harvest, train
 from g_pt.permutations import AxisBlock
 from g_pt.tasks import registry
 
-HARVEST = "--num-runs 24 --num-steps 100 --num-checkpoints 8 --optimizer adam --learning-rate 0.02 --weight-decay 0"
+HARVEST = "--num-runs 24 --num-steps 100 --num-checkpoints 8 --rule adam --rule.learning-rate 0.02"
 TRAIN = (
     "--model.width 32 --model.num-layers 2 --model.edge-width 16 --pairs.batch-size 16 --optimizer.num-steps 20 "
     "--optimizer.ema-decay 0.9 --optimizer.mixed-precision no --optimizer.cpu-threads 1 --alignment.num-steps 300 "
