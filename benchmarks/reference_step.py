@@ -131,7 +131,7 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
 
 def loop_step(model: nn.Module, batch: tuple[Tensor, ...], model_only: bool) -> Callable[[], None]:
     """A step in the reference's form."""
-    optimizer = torch.optim.AdamW(groups_of(model), lr=4e-4, foreach=False, fused=False)
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=4e-4, foreach=False, fused=False)
     average = copy.deepcopy(model)
 
     def step() -> None:
@@ -153,7 +153,7 @@ def loop_step(model: nn.Module, batch: tuple[Tensor, ...], model_only: bool) -> 
 
 def our_step(model: nn.Module, batch: tuple[Tensor, ...], model_only: bool) -> Callable[[], None]:
     """A step as this toolkit trains."""
-    optimizer = torch.optim.AdamW(groups_of(model), lr=4e-4, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=4e-4, fused=True)
     parameters: list[Tensor] = list(model.parameters())
     averages = [parameter.detach().clone() for parameter in parameters]
 
@@ -172,7 +172,7 @@ def our_step(model: nn.Module, batch: tuple[Tensor, ...], model_only: bool) -> C
     return step
 
 
-def groups_of(model: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Matrices are decayed, the rest is not."""
     decayed = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     rest = [parameter for parameter in model.parameters() if parameter.dim() < 2]

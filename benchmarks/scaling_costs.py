@@ -118,13 +118,13 @@ def model_costs(config: TrainConfig) -> dict[str, Cost]:
     def ours(tokenization: Literal["units", "chunks"]) -> Callable[[int], Cost]:
         def cost(blocks: int) -> Cost:
             model = replace(config.model, tokenization=tokenization, num_layers=blocks)
-            return cost_of(make_model(task, config.metric, model, num_train_timesteps=1000, seed=0))
+            return model_cost(make_model(task, config.metric, model, num_train_timesteps=1000, seed=0))
 
         return cost
 
     kinds = {"units": ours("units"), "chunks": ours("chunks")}
     if config.task == "mnist":
-        kinds["the reference's"] = lambda blocks: cost_of(reference_model(config, blocks))
+        kinds["the reference's"] = lambda blocks: model_cost(reference_model(config, blocks))
     return {kind: of(1).extrapolated(of(2), num_blocks) for kind, of in kinds.items()}
 
 
@@ -138,16 +138,16 @@ def reference_model(config: TrainConfig, num_blocks: int) -> ReferenceTransforme
     )  # fmt: skip
 
 
-def cost_of(model: ParameterTransformer | ReferenceTransformer) -> Cost:
+def model_cost(model: ParameterTransformer | ReferenceTransformer) -> Cost:
     """Counted on a few random pairs; what is kept is the difference between two and four, so that weights drop out."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(*inputs_of(model, 2))
+        model(*model_inputs(model, 2))
     kept = [bytes_kept(model, batch) for batch in (2, 4)]
     parameters = sum(p.numel() for p in model.parameters())
     return Cost(3 * counter.get_total_flops() / 2, (kept[1] - kept[0]) / 2, parameters)
 
 
-def inputs_of(model: ParameterTransformer | ReferenceTransformer, batch: int) -> tuple[Tensor, ...]:
+def model_inputs(model: ParameterTransformer | ReferenceTransformer, batch: int) -> tuple[Tensor, ...]:
     """Of `forward`."""
     x = torch.randn(2, batch, model.layout.num_params, generator=keyed_generator(0))
     return x[0], torch.zeros(batch, dtype=torch.int64), x[1], torch.ones(batch), torch.ones(batch)
@@ -162,7 +162,7 @@ def bytes_kept(model: ParameterTransformer | ReferenceTransformer, batch: int) -
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16):
-        model(*inputs_of(model, batch))
+        model(*model_inputs(model, batch))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

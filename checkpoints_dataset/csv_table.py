@@ -67,7 +67,7 @@ def read_table(path: Path, folder: Path, metrics: Mapping[str, Metric]) -> list[
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     place = [0]
-    lines = kept_lines(text_of(path), place)
+    lines = kept_lines(decode_text(path), place)
     header = next(lines, "")
     delimiter = max(DELIMITERS, key=header.count)  # the first of equals: a comma
     reader = csv.reader(chain([header], lines), delimiter=delimiter)
@@ -100,7 +100,7 @@ def kept_lines(text: str, place: list[int]) -> Iterator[str]:
             yield line
 
 
-def text_of(path: Path) -> str:
+def decode_text(path: Path) -> str:
     """The text of a file, unpacked and decoded."""
     data = read_unpacked(path, MAX_BYTES)
     encoding = next((name for mark, name in ENCODINGS.items() if data.startswith(mark)), "utf-8")

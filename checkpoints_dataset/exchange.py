@@ -119,11 +119,11 @@ def shard_table(store: CheckpointStore, index: int, rows: slice, arrays: list[st
     """All columns of a shard, in the order of its rows."""
     columns: dict[str, Any] = {RUN: store.run[rows], STEP: store.step[rows]}
     columns |= {name: values[rows] for name, values in store.metrics.items()}
-    columns |= {name: column_of(store.array(name, index)) for name in (*arrays, PARAMS)}
+    columns |= {name: parameter_column(store.array(name, index)) for name in (*arrays, PARAMS)}
     return pa.table(columns)
 
 
-def column_of(values: np.ndarray[Any, Any]) -> pa.Array:
+def parameter_column(values: np.ndarray[Any, Any]) -> pa.Array:
     """(rows, ...) as numbers, or as lists of fixed length."""
     if values.ndim == 1:
         return pa.array(np.asarray(values))
@@ -189,11 +189,11 @@ def import_shard(folder: Path, index: int, header: DatasetHeader, writer: Datase
     if not np.array_equal(table[RUN].to_numpy(), wanted):
         raise StoreError(f"{path} lists runs that do not fit the rows of its files: altered")
     check_rows(path.with_suffix(".parquet"), records, table, header.metrics)
-    tensors = {name: torch.from_numpy(values_of(table, name, entry)) for name, entry in manifest.arrays.items()}
+    tensors = {name: torch.from_numpy(metric_column(table, name, entry)) for name, entry in manifest.arrays.items()}
     width = {"dtype": {"float16": "F16", "float32": "F32"}[header.dtype], "shape": [header.layout.num_params]}
     writer.write_rows(
         index,
-        torch.from_numpy(values_of(table, PARAMS, width)),
+        torch.from_numpy(metric_column(table, PARAMS, width)),
         table[STEP].to_numpy(),
         {name: table[name].to_numpy() for name in header.metrics},
         records,
@@ -257,7 +257,7 @@ def read_parquet(folder: Path, manifest: Path, name: str, entry: ShardFile, sche
 def check_unpacked(path: Path, metadata: Any, entry: ShardFile, schema: Mapping[str, Any]) -> None:
     """Refuse a file that would unpack to more than parameters ever do, or to more numbers than its rows have."""
     widths = {name: kind.list_size if pa.types.is_fixed_size_list(kind) else 1 for name, kind in schema.items() if kind}
-    row_bytes = sum(8 if kind is None else bytes_of(kind) for kind in schema.values())
+    row_bytes = sum(8 if kind is None else item_bytes(kind) for kind in schema.values())
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     unpacked = max(sum(group.total_byte_size for group in groups), metadata.num_rows * row_bytes)
     most = min(MAX_SHARD_BYTES, max(FREE_BYTES, MAX_RATIO * entry.bytes))
@@ -287,7 +287,7 @@ def check_schema(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
             )
 
 
-def bytes_of(kind: Any) -> int:
+def item_bytes(kind: Any) -> int:
     """Bytes of a value of a type."""
     size, element = (kind.list_size, kind.value_type) if pa.types.is_fixed_size_list(kind) else (1, kind)
     return size * max(1, element.bit_width // 8)
@@ -303,7 +303,7 @@ def same_type(got: Any, wanted: Any) -> bool:
     return got == wanted
 
 
-def values_of(table: pa.Table, name: str, entry: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+def metric_column(table: pa.Table, name: str, entry: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     """A column as (rows, *shape), writable."""
     column = table[name].combine_chunks()
     values = column.flatten() if entry["shape"] else column

@@ -27,7 +27,7 @@ def fit_normalizer(
     store: CheckpointStore, mode: NormalizationMode, *, max_runs: int | None = None, seed: int = 0
 ) -> ParameterNormalizer:
     """Fit the normaliser to random checkpoints of the first `max_runs` runs of the train split."""
-    rows = rows_of(store.some_runs_of("train")[:max_runs])
+    rows = row_numbers(store.some_runs_of("train")[:max_runs])
     if len(rows) > STATISTICS_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, STATISTICS_ROWS, replace=False))
     return ParameterNormalizer.fit(store.params(rows), store.header.layout, mode)
@@ -88,8 +88,8 @@ def stored_facts(store: CheckpointStore, metric: Metric) -> TrainingFacts:
 def stored_ranges(store: CheckpointStore, metric: Metric, max_runs: int | None = None) -> TrainingFacts:
     """Ranges of a metric over the first runs of the train split, their number, and how they were made."""
     runs, values = store.some_runs_of("train")[:max_runs], store.metrics[metric.name]
-    rows = rows_of(runs)
-    bests = [metric.best(torch.from_numpy(values[rows_of([run])])).item() for run in runs]
+    rows = row_numbers(runs)
+    bests = [metric.best(torch.from_numpy(values[row_numbers([run])])).item() for run in runs]
     return TrainingFacts(
         prompt_range=(float(values[rows].min()), float(values[rows].max())),
         attainable_range=(float(np.mean(bests)), float(np.mean([values[run.first_row] for run in runs]))),
@@ -97,6 +97,6 @@ def stored_ranges(store: CheckpointStore, metric: Metric, max_runs: int | None =
     )
 
 
-def rows_of(runs: list[RunRecord]) -> np.ndarray[Any, Any]:
+def row_numbers(runs: list[RunRecord]) -> np.ndarray[Any, Any]:
     """All rows of some runs."""
     return np.concatenate([np.arange(r.first_row, r.first_row + r.num_checkpoints) for r in runs])

@@ -65,7 +65,7 @@ def harvest(
     check_harvestable(task, config)
     with ExitStack() as stack:
         config, missing = agreed_work(team, folder, task, config, stack)
-        header = header_of(config, task)
+        header = make_header(config, task)
         finished = set(range(config.num_shards)) - set(missing)
         if progress is not None and finished:
             progress(sum(len(runs_of(config, shard)) for shard in finished) * config.num_steps)
@@ -116,7 +116,7 @@ def agreed_work(
             if config.runs_per_shard is None:
                 size = recorded_size(folder) or measured_size(task, config, train_population)
                 config = replace(config, runs_per_shard=size)
-            writer = DatasetWriter(folder, header_of(config, task))
+            writer = DatasetWriter(folder, make_header(config, task))
             missing = [shard for shard in range(config.num_shards) if not writer.is_finished(shard)]
         except (ValueError, OSError) as problem:
             error = problem
@@ -126,7 +126,7 @@ def agreed_work(
     return replace(config, runs_per_shard=agreed), missing
 
 
-def header_of(config: HarvestConfig, task: Task) -> DatasetHeader:
+def make_header(config: HarvestConfig, task: Task) -> DatasetHeader:
     """What all shards of the dataset share."""
     return DatasetHeader(
         task=task.name,
@@ -134,7 +134,7 @@ def header_of(config: HarvestConfig, task: Task) -> DatasetHeader:
         metrics=dict(task.metrics),
         num_shards=config.num_shards,
         dtype=config.dtype,
-        source=source_of(config, task),
+        source=describe_source(config, task),
     )
 
 
@@ -246,7 +246,7 @@ def train_population(
     return TrainedPopulation(torch.stack(kept, dim=1), metrics, [{"optimizer": name, **about} for about in records])
 
 
-def source_of(config: HarvestConfig, task: Task) -> dict[str, Any]:
+def describe_source(config: HarvestConfig, task: Task) -> dict[str, Any]:
     """How a dataset says it was made: settings, the task's name in place of its file, and which part of the data."""
     settings = config.to_json(policies=isinstance(task, PopulationTask))
     subset = task.data_subset if isinstance(task, TrainableTask) else None

@@ -196,7 +196,7 @@ def dataset_card(
         header["license"] = license
     intro, *sections = re.split(rf"^(?={re.escape(HEADING)})", body, flags=re.MULTILINE)
     kept = {section.splitlines()[0].removeprefix(HEADING): section.strip() for section in sections}
-    kept[name] = section_of(store, repo_id, name)
+    kept[name] = card_section(store, repo_id, name)
     intro = intro.strip() or introduction(repo_id)
     text = yaml.safe_dump(header, sort_keys=False)
     return f"---\n{text}---\n\n" + "\n\n".join([intro, *(kept[key] for key in sorted(kept))]) + "\n"
@@ -252,7 +252,7 @@ network's tensors in one vector of fixed length. Made with g-pt. Runs are never 
 task's validation split; `step` counts optimizer steps."""
 
 
-def section_of(store: CheckpointStore, repo_id: str, name: str) -> str:
+def card_section(store: CheckpointStore, repo_id: str, name: str) -> str:
     """One configuration: what it holds, how the runs were made, how it is loaded."""
     header = store.header
     runs = ", ".join(f"{len(store.runs_of(split)):,} {split}" for split in SPLITS)

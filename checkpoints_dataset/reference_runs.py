@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from checkpoints_dataset.config import HarvestConfig
-from checkpoints_dataset.facts import rows_of
+from checkpoints_dataset.facts import row_numbers
 from checkpoints_dataset.format import RunRecord, split_of
 from checkpoints_dataset.harvest import harvest
 from checkpoints_dataset.store import CheckpointStore
@@ -91,12 +91,12 @@ def run_set(
     kept = [runs[i] for i in np.sort(generator.permutation(len(runs))[:num_runs])]
     starts = np.array([r.first_row for r in kept])
     ends = np.array([r.first_row + r.num_checkpoints - 1 for r in kept])
-    rows = rows_of(runs)
+    rows = row_numbers(runs)
     drawn = np.sort(generator.permutation(rows)[: min(num_checkpoints, max(2, max_bytes // row_bytes))])
     # of policies and of imported data, runs may differ in length
     traced = [r for r in runs if r.num_checkpoints == runs[0].num_checkpoints]
     traced = traced[: max(1, min(num_trajectories, max_bytes // (row_bytes * runs[0].num_checkpoints)))]
-    trajectories = store.params(rows_of(traced)).view(len(traced), runs[0].num_checkpoints, -1)
+    trajectories = store.params(row_numbers(traced)).view(len(traced), runs[0].num_checkpoints, -1)
     return RunSet(
         starts=store.params(starts),
         ends=store.params(ends),
@@ -104,7 +104,7 @@ def run_set(
         checkpoints=store.params(drawn),
         checkpoint_metric=values[drawn],
         trajectories=trajectories,
-        steps=torch.from_numpy(store.step[rows_of(traced[:1])].astype(np.int64)),
+        steps=torch.from_numpy(store.step[row_numbers(traced[:1])].astype(np.int64)),
         layout=store.header.layout,
     )
 
@@ -224,5 +224,5 @@ def same_runs(store: CheckpointStore, facts: TrainingFacts, metric: str) -> bool
     them says nothing about the memory of single runs.
     """
     runs = store.some_runs_of("train")[: facts.dataset.num_runs]
-    values = store.metrics[metric][rows_of(runs)]
+    values = store.metrics[metric][row_numbers(runs)]
     return (float(values.min()), float(values.max())) == facts.prompt_range

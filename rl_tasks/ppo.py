@@ -47,7 +47,7 @@ class Rollout:
     truncated: Tensor  # (B, T, E)
 
 
-def advantages_of(
+def estimate_advantages(
     rewards: Tensor,
     values: Tensor,
     next_values: Tensor,
@@ -119,7 +119,7 @@ class PopulationPPO:
                 for seen in (rollout.observations, rollout.reached)
             )
             options = self.settings
-            advantages = advantages_of(
+            advantages = estimate_advantages(
                 rollout.rewards, values, next_values, rollout.terminated, rollout.truncated,
                 options.gamma, options.gae_lambda,
             )  # fmt: skip

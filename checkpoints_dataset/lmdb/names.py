@@ -36,7 +36,7 @@ class CheckpointPlace(NamedTuple):
         return f"{run}/{epoch}it{self.iteration:05d}.pt"
 
 
-def place_of(key: str, run: str) -> CheckpointPlace | None:
+def find_place(key: str, run: str) -> CheckpointPlace | None:
     """When the checkpoint of a key was saved; None for keys of another form."""
     match = KEY.fullmatch(key.rpartition("/")[2])
     if match is None:

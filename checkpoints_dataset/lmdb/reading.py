@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from checkpoints_dataset.format import DatasetHeader, RunRecord
-from checkpoints_dataset.lmdb.names import NO_EPOCH, CheckpointPlace, our_metric, place_of, steps_of
+from checkpoints_dataset.lmdb.names import NO_EPOCH, CheckpointPlace, find_place, our_metric, steps_of
 from checkpoints_dataset.lmdb.runs import RUNS, BrokenRunError, LmdbRuns, RunListing
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
@@ -200,12 +200,12 @@ def write_shard(
             check_steps(listing, plan.steps_per_epoch)
             params = runs.params(listing, num_params)
             check_params(name, params, options.max_abs_param)
-            kept.append((record_of(number, num_rows, listing), listing, params))
+            kept.append((make_record(number, num_rows, listing), listing, params))
             num_rows += len(params)
         except BrokenRunError as error:
             left_out[number] = str(error)
         progress(1)
-    places = [places_of(listing) for _, listing, _ in kept]
+    places = [list_places(listing) for _, listing, _ in kept]
     empty = torch.empty(0, num_params)
     joined = torch.cat([empty, *(params for *_, params in kept)])
     steps = [steps_of(run, plan.steps_per_epoch) for run in places]
@@ -237,7 +237,7 @@ def check_metrics(listing: RunListing, plan: ImportPlan) -> None:
 
 def check_steps(listing: RunListing, steps_per_epoch: int) -> None:
     """Refuse a run whose checkpoints are not listed in the order of time."""
-    if any(later <= earlier for earlier, later in pairwise(steps_of(places_of(listing), steps_per_epoch))):
+    if any(later <= earlier for earlier, later in pairwise(steps_of(list_places(listing), steps_per_epoch))):
         raise BrokenRunError(listing.name, f"its checkpoints are not listed in the order of time in {RUNS}")
 
 
@@ -250,19 +250,19 @@ def check_params(name: str, params: Tensor, max_abs_param: float) -> None:
         raise BrokenRunError(name, f"its largest parameter is {largest:.4g}, above {max_abs_param:g}")
 
 
-def record_of(number: int, first_row: int, listing: RunListing) -> RunRecord:
+def make_record(number: int, first_row: int, listing: RunListing) -> RunRecord:
     """Record of a run: its name, single numbers of its metadata, keys that cannot be made from epoch and step."""
     metadata: dict[str, Any] = {"name": listing.name}
     plain = {key: value for key, value in listing.metadata.items() if isinstance(value, int | float | str)}
     metadata |= {key: value for key, value in plain.items() if key not in ("name", "keys")}  # ours
-    if any(place_of(key, listing.name) is None for key in listing.keys):
+    if any(find_place(key, listing.name) is None for key in listing.keys):
         metadata["keys"] = list(listing.keys)
     return RunRecord(number, first_row, len(listing.keys), metadata)
 
 
-def places_of(listing: RunListing) -> list[CheckpointPlace]:
+def list_places(listing: RunListing) -> list[CheckpointPlace]:
     """When each checkpoint was saved; counted from 0 where the keys do not say."""
-    places = [place_of(key, listing.name) for key in listing.keys]
+    places = [find_place(key, listing.name) for key in listing.keys]
     if any(place is None for place in places):
         return [CheckpointPlace(NO_EPOCH, number) for number in range(len(places))]
     return [place for place in places if place is not None]

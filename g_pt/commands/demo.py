@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         show_warnings("gpt-demo")
         out = sys.stdout
         with redirect_stdout(sys.stderr if parsed.json else out):  # gradio prints too, at the end once more
-            models = models_of(parsed)
+            models = offered_models(parsed)
             with tempfile.TemporaryDirectory(prefix="gpt-demo-") as uploads:  # removed at the end, with what is in it
                 page, address = open_page(parsed, models, uploads)
                 print(f"the page is at {address}; Ctrl-C stops it")
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
                 page.block_thread()
 
 
-def models_of(arguments: Arguments) -> list[str]:
+def offered_models(arguments: Arguments) -> list[str]:
     """The models that can be chosen on the page, the one to begin with first; refuses one that is not there."""
     from g_pt.hub.download import bundled_models, resolve_model
 
@@ -73,7 +73,7 @@ def open_page(arguments: Arguments, models: list[str], uploads: str) -> tuple[An
 
     Args:
         arguments: of the command line.
-        models: of `models_of`.
+        models: of `offered_models`.
         uploads: folder for the files that people upload and that the page shows.
     """
     if find_spec("gradio") is None:

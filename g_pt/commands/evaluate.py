@@ -218,7 +218,7 @@ def write_report(
     from g_pt.files.atomic import write_json
     from g_pt.report.document import report_json, write_document
 
-    lead = lead_of(arguments, pipeline, total)
+    lead = opening_sentence(arguments, pipeline, total)
     lead += f" Not finished: {', '.join(missing)}." if missing else ""
     title = f"{arguments.model} on {pipeline.task.name}"
     document = write_document(sections, title, lead, arguments.out, arguments.format)
@@ -279,7 +279,7 @@ def load_runs(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Refere
     return reference_runs(store, metric, max_runs=facts.dataset.num_runs)
 
 
-def lead_of(arguments: Arguments, pipeline: ParameterUpdatePipeline, seconds: float) -> str:
+def opening_sentence(arguments: Arguments, pipeline: ParameterUpdatePipeline, seconds: float) -> str:
     """First lines of the document."""
     runs = pipeline.facts.dataset.num_runs or "an unknown number of"
     steps = arguments.num_inference_steps or pipeline.config.num_inference_steps

@@ -212,7 +212,7 @@ def import_lmdb_runs(arguments: Lmdb) -> dict[str, Any]:
     with tqdm(total=total, desc="converting", unit="run", disable=None) as bar:
         store = import_runs(arguments.folder, arguments.out, options, task=task, progress=bar.update)
     print(f"{arguments.out}: {len(store)} checkpoints of {len(store.runs)} runs, {len(store.left_out)} runs left out")
-    kinds = Counter(kind_of(reason) for reason in store.left_out.values())
+    kinds = Counter(kind_without_numbers(reason) for reason in store.left_out.values())
     for kind, count in kinds.most_common():
         print(f"  left out: {count} with {kind}", file=sys.stderr)
     for reason in list(store.left_out.values())[:5]:
@@ -228,7 +228,7 @@ def import_lmdb_runs(arguments: Lmdb) -> dict[str, Any]:
     }
 
 
-def kind_of(reason: str) -> str:
+def kind_without_numbers(reason: str) -> str:
     """Reduce a reason to its kind: without the run and its numbers."""
     words = {
         "no DONE.txt": "no DONE.txt",

@@ -95,7 +95,7 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
     import torch
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
-    from checkpoints_dataset.harvest import harvest_with_progress, source_of
+    from checkpoints_dataset.harvest import describe_source, harvest_with_progress
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.runtime.processes import Team, leave_team
     from g_pt.tasks import get_task
@@ -136,7 +136,7 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
     store = CheckpointStore(program.dataset)
     store.check_task(task)
     if wants_other_data and accelerator.is_main_process and isinstance(task, TrainableTask | PopulationTask):
-        warn_of_other_data(store.header.source, source_of(harvest, task), program.dataset, prog=prog)
+        warn_of_other_data(store.header.source, describe_source(harvest, task), program.dataset, prog=prog)
     pairs, held_out = (make_pairs(program, store, metric, split) for split in PAIR_SPLITS)
     accelerator.print(
         f"{program.dataset}: {len(store)} checkpoints of {len(store.runs)} runs; {pairs.num_runs} to learn from"

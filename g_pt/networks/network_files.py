@@ -91,13 +91,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if not path.exists():
             raise FileNotFoundError(f"there is no file {path}")
         raise ValueError(f"{path} must be a .safetensors file, or {' / '.join(SUFFIXES)}")
-    tensors = tensors_of(read_pickled(path), path)
+    tensors = find_tensors(read_pickled(path), path)
     for name, tensor in tensors.items():
         check_dense(tensor, f"{path}: tensor {brief(name)}")
     return tensors
 
 
-def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
+def find_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict, or of the part of a checkpoint that is one."""
     if not isinstance(content, Mapping):
         raise ValueError(
@@ -109,7 +109,7 @@ def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
         part = next((e for e in ENTRIES if isinstance(content.get(e), Mapping) and content[e]), None)
         if part is not None:
             warnings.warn(f"took the network from the entry {part!r} of the file", UnwrappedWarning, stacklevel=4)
-            return tensors_of(content[part], path)
+            return find_tensors(content[part], path)
     if not tensors:
         raise ValueError(
             f"{path} must hold a state dict (names to tensors), as torch.save(module.state_dict(), ...), or one under "

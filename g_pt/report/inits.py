@@ -23,8 +23,8 @@ def measure_inits(subject: Subject) -> Section:
     for kind, starts in kinds_of_starts(subject).items():
         subject.progress(f"starts: {kind}")
         found = follow_prompts(subject, starts, prompts, subject.generator(f"inits/{kind}/noise"), AFTER)
-        facts[kind] = facts_of(found, subject.metric.name)
-        rows.append((kind, str(len(starts)), *cells_of(found, subject.metric.name)))
+        facts[kind] = init_facts(found, subject.metric.name)
+        rows.append((kind, str(len(starts)), *init_cells(found, subject.metric.name)))
     columns = [f"{n} update{'s' * (n > 1)}" for n in AFTER]
     notes = ["The prompt of each row is the one that is best on the validation split after the first update."]
     if subject.runs is None:
@@ -61,7 +61,7 @@ def kinds_of_starts(subject: Subject) -> dict[str, Tensor]:
     return {name: params for name, params in starts.items() if len(params) >= 2}
 
 
-def facts_of(found: Recursion, name: str) -> dict[str, Any]:
+def init_facts(found: Recursion, name: str) -> dict[str, Any]:
     """JSON: the prompted metric before and after, and alignment."""
     after = {
         str(number): {
@@ -73,7 +73,7 @@ def facts_of(found: Recursion, name: str) -> dict[str, Any]:
     return {"prompt": found.prompts[found.best].item(), f"test_{name}": summary(found.starting), "updates": after}
 
 
-def cells_of(found: Recursion, name: str) -> list[str]:
+def init_cells(found: Recursion, name: str) -> list[str]:
     """The same as text."""
     metrics = [f"{bootstrap_mean(values[name][:, found.best]):.3g}" for values in found.achieved.values()]
     alignments = [f"{bootstrap_mean(prompt_alignment(found.prompts, v[name])):.2f}" for v in found.achieved.values()]

@@ -86,7 +86,7 @@ def measure_novelty(subject: Subject) -> Section | None:
     prompt = subject.best_prompt
 
     measured: dict[str, Behaviour] = {}
-    for name, params in networks_of(subject, fresh, prompt, num_networks, generator):
+    for name, params in compared_networks(subject, fresh, prompt, num_networks, generator):
         subject.progress(f"novelty of {name}")
         measured[name] = yardstick.measure(params)
     measured[TRAINING] = yardstick.training
@@ -134,7 +134,7 @@ def affordable_networks(subject: Subject) -> int:
     return min(most, max(16, PRODUCTS // max(1, products)))
 
 
-def networks_of(
+def compared_networks(
     subject: Subject, fresh: RunSet, prompt: float, num: int, generator: torch.Generator
 ) -> Iterator[tuple[str, Tensor]]:
     """Name and parameters (B, P) of each row: samples, fresh networks, competitors."""

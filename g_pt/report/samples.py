@@ -48,7 +48,7 @@ def measure_samples(subject: Subject) -> Section:
     )
 
 
-def samples_of(subject: Subject, starts: Tensor, prompt: float, generator: torch.Generator) -> Tensor:
+def draw_samples(subject: Subject, starts: Tensor, prompt: float, generator: torch.Generator) -> Tensor:
     """Samples (B, S, P) of each start (B, P) for one prompt."""
     return update_networks(
         subject.pipeline,
@@ -66,7 +66,7 @@ def spread_over_prompts(
     facts: list[dict[str, Any]] = []
     rows: list[tuple[str, ...]] = []
     for prompt in subject.attainable_prompts(NUM_PROMPTS).tolist():
-        samples = samples_of(subject, starts, prompt, generator)
+        samples = draw_samples(subject, starts, prompt, generator)
         achieved = measure_updates(subject.task, samples, "test")[subject.metric.name]  # (B, S)
         means, within = achieved.mean(dim=1), achieved.std(dim=1)
         between = means.std().item()
@@ -79,7 +79,7 @@ def best_of_samples(
     subject: Subject, starts: Tensor, prompt: float, generator: torch.Generator
 ) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
     """Test metrics of the sample that is best on the validation split: facts and table rows."""
-    samples = samples_of(subject, starts, prompt, generator)
+    samples = draw_samples(subject, starts, prompt, generator)
     validation = measure_updates(subject.task, samples, "validation")[subject.metric.name]
     test = measure_updates(subject.task, samples, "test")
     facts, rows = {}, []

@@ -37,7 +37,7 @@ def measure_sweep(subject: Subject, prompts: Tensor) -> Section:
     subject.progress(f"{len(prompts)} updates of one start")
     steps = subject.num_inference_steps
     updated = update_networks(subject.pipeline, start, prompts, num_inference_steps=steps, generator=generator)
-    answers = answers_of(subject, updated[0].cpu())
+    answers = measure_answers(subject, updated[0].cpu())
     metrics = {m: values[0] for m, values in measure_updates(task, updated, "test").items()}  # (K,) each
     before = {m: values.item() for m, values in task.evaluate(start, "test").items()}
     alignment = prompt_alignment(prompts, metrics[name][None]).item()
@@ -69,7 +69,7 @@ def measure_sweep(subject: Subject, prompts: Tensor) -> Section:
     )
 
 
-def answers_of(subject: Subject, params: Tensor) -> Answers:
+def measure_answers(subject: Subject, params: Tensor) -> Answers:
     """Answers of networks (K, P) to a few questions of the test split.
 
     Raises:
@@ -98,11 +98,11 @@ def class_answers(task: ClassificationTask, params: Tensor) -> Answers:
         [f"test example {row}, label {labels[row]}" for row in rows],
         "class",
         [str(c) for c in range(shares.shape[1])],
-        images=pictures_of(asked),
+        images=as_pictures(asked),
     )
 
 
-def pictures_of(inputs: Tensor) -> Tensor | None:
+def as_pictures(inputs: Tensor) -> Tensor | None:
     """Inputs (M, ...) as grey images (M, height, width), where they are images or the pixels of square ones."""
     if inputs.dim() == 4:
         return inputs.mean(dim=1)

@@ -23,7 +23,7 @@ from g_pt.runtime.processes import PATIENCE, check_launch, cpu_threads_of_a_proc
 from g_pt.training.trackers import check_trackers
 
 
-def accelerator_of(output: Path, *, mixed_precision: str, trackers: Sequence[str] = ()) -> Accelerator:
+def make_accelerator(output: Path, *, mixed_precision: str, trackers: Sequence[str] = ()) -> Accelerator:
     """Join the processes of this launch; trackers write into the output folder.
 
     Raises:

@@ -118,7 +118,7 @@ class TrainingCheckpoints:
         """
         steps = self.saved_steps()
         for step in reversed(steps):
-            damage = damage_of(self.path(step))
+            damage = find_damage(self.path(step))
             if damage is None:
                 return step
             warnings.warn(f"skipped {self.path(step)}, which is damaged: {damage}", stacklevel=2)
@@ -197,7 +197,7 @@ def fingerprints(folder: Path) -> dict[str, Any]:
     return found
 
 
-def damage_of(folder: Path) -> str | None:
+def find_damage(folder: Path) -> str | None:
     """Describe the damage of a checkpoint; None where there is none."""
     try:
         wanted = read_json(folder / FILES_FILE)

@@ -27,7 +27,7 @@ class HeldOut:
     Attributes:
         loss: mean squared error of the prediction.
         by_tensor: the same of each tensor of the layout.
-        dispersion: of the better half of the later networks of the pairs; see `dispersion_of`.
+        dispersion: of the better half of the later networks of the pairs; see `measure_dispersion`.
     """
 
     loss: float
@@ -59,7 +59,7 @@ def measure_held_out(pipeline: ParameterUpdatePipeline, pairs: PairSource, *, ba
     by_tensor = {name: error[part].mean().item() for name, part in layout.slices.items()}
     order = torch.cat(metrics).argsort(descending=not pipeline.metric.minimize)
     better = torch.cat(networks)[order[: max(2, len(order) // 2)]]
-    return HeldOut(sum(losses) / len(losses), by_tensor, dispersion_of(better))
+    return HeldOut(sum(losses) / len(losses), by_tensor, measure_dispersion(better))
 
 
 class Recorder:
@@ -75,6 +75,6 @@ class Recorder:
         return self.predicted
 
 
-def dispersion_of(networks: Tensor) -> float:
+def measure_dispersion(networks: Tensor) -> float:
     """Root mean squared distance of networks (N, P), normalised, from their mean, per parameter."""
     return (networks - networks.mean(dim=0)).square().mean().sqrt().item()

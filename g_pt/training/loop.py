@@ -25,7 +25,7 @@ from g_pt.networks.training_facts import TrainingFacts
 from g_pt.runtime.processes import Team
 from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
 from g_pt.tasks.base import Task
-from g_pt.training.accelerators import accelerator_of, is_sharded, prepared, use_cpu_threads
+from g_pt.training.accelerators import is_sharded, make_accelerator, prepared, use_cpu_threads
 from g_pt.training.checkpoints import (
     Saved,
     TrainingCheckpoints,
@@ -96,9 +96,9 @@ def fit(
 
 
 def join_processes(config: TrainConfig) -> Accelerator:
-    """The accelerator of the settings; see `accelerator_of`."""
+    """The accelerator of the settings; see `make_accelerator`."""
     precision, trackers = config.optimizer.mixed_precision, config.progress.trackers
-    return accelerator_of(config.output, mixed_precision=precision, trackers=trackers)
+    return make_accelerator(config.output, mixed_precision=precision, trackers=trackers)
 
 
 def make_probe(

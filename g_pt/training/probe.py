@@ -17,7 +17,7 @@ from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.prompting import measure_updates, update_networks
 from g_pt.tasks.base import Task
 from g_pt.training.config import ProgressConfig
-from g_pt.training.held_out import HeldOut, dispersion_of
+from g_pt.training.held_out import HeldOut, measure_dispersion
 
 
 class PromptProbe:
@@ -64,5 +64,5 @@ class PromptProbe:
         measured = {"held_out_loss": held_out.loss, "held_out_by_tensor": held_out.by_tensor}
         if len(samples) < 2 or not held_out.dispersion:  # there is no spread of one
             return measured
-        spread = dispersion_of(self.pipeline.normalizer.normalize(samples))
+        spread = measure_dispersion(self.pipeline.normalizer.normalize(samples))
         return {**measured, "dispersion_ratio": spread / held_out.dispersion}

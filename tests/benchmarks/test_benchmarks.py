@@ -12,7 +12,7 @@ from dataset_fixtures import ROOT, environment
 
 from benchmarks.memory import KINDS, Watch
 from benchmarks.rounds import Measured, seconds_in_turn, table
-from benchmarks.scaling_costs import A100, Cost, cost_of, scaling_row
+from benchmarks.scaling_costs import A100, Cost, model_cost, scaling_row
 from benchmarks.training_step import Size, TrainingStep
 from g_pt.tasks import get_task
 from g_pt.training.config import ModelConfig
@@ -63,7 +63,7 @@ def test_costs_of_deep_models_follow_from_those_of_shallow_ones() -> None:
 
     def cost(blocks: int) -> Cost:
         model = ModelConfig(width=32, num_layers=blocks, num_heads=2)
-        return cost_of(make_model(task, "loss", model, num_train_timesteps=1000, seed=0))
+        return model_cost(make_model(task, "loss", model, num_train_timesteps=1000, seed=0))
 
     assert cost(1).extrapolated(cost(2), 5) == cost(5)
 

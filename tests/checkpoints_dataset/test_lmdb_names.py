@@ -15,7 +15,7 @@ pytest.importorskip("lmdb")
 
 import lmdb
 
-from checkpoints_dataset.lmdb.names import folder_names, place_of
+from checkpoints_dataset.lmdb.names import find_place, folder_names
 from checkpoints_dataset.lmdb.reading import ImportOptions, import_runs
 from checkpoints_dataset.lmdb.runs import LmdbRuns
 from checkpoints_dataset.lmdb.writing import export_runs
@@ -225,6 +225,6 @@ def test_what_a_run_says_of_itself_never_changes_its_name(tmp_path):
 
 
 def test_steps_that_no_counter_holds_are_other_keys():
-    assert place_of("a/it99999.pt", "a").iteration == 99999
-    assert place_of("a/it99999999999999999999.pt", "a") is None
-    assert place_of("a/ep9999999999_it00001.pt", "a") is None
+    assert find_place("a/it99999.pt", "a").iteration == 99999
+    assert find_place("a/it99999999999999999999.pt", "a") is None
+    assert find_place("a/ep9999999999_it00001.pt", "a") is None

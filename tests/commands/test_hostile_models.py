@@ -44,7 +44,7 @@ def commands(model: str, out: Path) -> dict[str, Callable[[], object]]:
 
 def shown(model: str) -> None:
     """What the page computes, without a browser."""
-    demo.models_of(demo.Arguments(model))
+    demo.offered_models(demo.Arguments(model))
     outcome = update(model, 0.5, seed=0, num_samples=2)
     assert "achieved" in table(outcome, model, 0.5)
     prompt_figure([(0.5, outcome.after["loss"].tolist())], model).canvas.draw()

@@ -11,7 +11,7 @@ from rl_tasks.cartpole import CartPole
 from rl_tasks.distributions import Categorical, Gaussian
 from rl_tasks.pendulum import Pendulum
 from rl_tasks.policies import Tanh
-from rl_tasks.ppo import advantages_of
+from rl_tasks.ppo import estimate_advantages
 from rl_tasks.ppo_config import PPOConfig
 
 SMALL = PPOConfig(num_envs=2, n_steps=16, n_epochs=2)
@@ -33,7 +33,7 @@ def test_advantages_are_those_of_a_plain_loop_with_death_and_time_limit(generato
     shape = (3, 20, 2)
     rewards, values, next_values = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
     terminated, truncated = (torch.rand(shape, generator=generator) < 0.15 for _ in range(2))
-    ours = advantages_of(rewards, values, next_values, terminated, truncated, 0.9, 0.8)
+    ours = estimate_advantages(rewards, values, next_values, terminated, truncated, 0.9, 0.8)
     for b in range(3):
         for e in range(2):
             columns = [t[b, :, e].tolist() for t in (rewards, values, next_values, terminated, truncated)]
@@ -44,8 +44,8 @@ def test_advantages_are_those_of_a_plain_loop_with_death_and_time_limit(generato
 def test_a_time_limit_bootstraps_the_value_and_death_does_not():
     reward, value, after = torch.ones(1, 1, 1), torch.zeros(1, 1, 1), torch.full((1, 1, 1), 10.0)
     yes, no = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=torch.bool)
-    assert advantages_of(reward, value, after, yes, no, 0.5, 1.0).item() == 1
-    assert advantages_of(reward, value, after, no, yes, 0.5, 1.0).item() == 6
+    assert estimate_advantages(reward, value, after, yes, no, 0.5, 1.0).item() == 1
+    assert estimate_advantages(reward, value, after, no, yes, 0.5, 1.0).item() == 6
 
 
 @pytest.mark.parametrize("task", [CartPole(), Pendulum()], ids=lambda task: task.name)

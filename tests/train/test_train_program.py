@@ -16,7 +16,7 @@ from launched import Death, run_program
 from safetensors.torch import load_file
 
 from checkpoints_dataset.config import HarvestConfig
-from checkpoints_dataset.harvest import source_of
+from checkpoints_dataset.harvest import describe_source
 from g_pt.files.config import merge
 from g_pt.tasks.digits import Digits
 from g_pt.update_rules.first_order import RMSprop
@@ -228,10 +228,10 @@ def test_a_dataset_of_a_part_of_the_data_is_warned_of_only_where_the_whole_is_th
         data_subset = "digits-300"
 
     config = HarvestConfig()
-    made = source_of(config, Part())
-    warn_of_other_data(made, source_of(config, Part()), Path("data"), prog="train_g_pt.py")
+    made = describe_source(config, Part())
+    warn_of_other_data(made, describe_source(config, Part()), Path("data"), prog="train_g_pt.py")
     assert capsys.readouterr().err == ""
-    warn_of_other_data(made, source_of(config, Digits()), Path("data"), prog="train_g_pt.py")
+    warn_of_other_data(made, describe_source(config, Digits()), Path("data"), prog="train_g_pt.py")
     assert "data was made with data = 'digits-300', not None" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ from accelerate.tracking import GeneralTracker
 from tiny_training import tiny_config, tiny_store, train
 
 from g_pt.training import trackers
-from g_pt.training.accelerators import accelerator_of
+from g_pt.training.accelerators import make_accelerator
 from g_pt.training.config import ProgressConfig
 from g_pt.training.trackers import check_trackers, flat
 
@@ -77,7 +77,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(
 ) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'tensorboard is not installed; pip install "g-pt\[tensorboard\]"'):
-        accelerator_of(tmp_path / "out", mixed_precision="no", trackers=("tensorboard", "wandb"))
+        make_accelerator(tmp_path / "out", mixed_precision="no", trackers=("tensorboard", "wandb"))
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(trackers, "find_spec", lambda name: name == "tensorboardX")
     check_trackers(("tensorboard",))
