@@ -125,7 +125,7 @@ def find_columns(path: Path, header: Sequence[str], wanted: Sequence[str]) -> di
             missing.append(name)
     if missing:
         raise ValueError(
-            f"{path} must have the columns {list(wanted)}; {missing} are missing, it has {brief(names, 400)}"
+            f"{path} must have the columns {list(wanted)}; {missing} are missing, it has {brief(names, 300)}"
         )
     return places
 
