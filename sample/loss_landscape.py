@@ -52,6 +52,8 @@ def measure(arguments: Arguments, subject: Subject) -> Section:
     subject.progress("training from the start")
     runs = training_runs(subject, 1)
     runs = policy_runs(subject, 1) if runs is None else runs
+    if not len(runs):
+        raise ValueError("training from this start diverges with the settings of the model's runs: try another --seed")
     prompt = subject.best_prompt if arguments.prompt is None else arguments.prompt
     paths = updates_beside(subject, runs, subject.generator("landscape"), prompt, 2)
     task, metric, split = subject.task, subject.metric, landscape_split(subject.task)

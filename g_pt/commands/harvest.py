@@ -75,7 +75,8 @@ def task_defaults(task: str) -> Mapping[str, Any]:
     """Settings of a harvest that come with a task."""
     from g_pt.tasks import get_task
 
-    return get_task(task).harvest_defaults
+    with redirect_stdout(sys.stderr):  # as in `main`
+        return get_task(task).harvest_defaults
 
 
 def default_folder(task: str) -> Path:

@@ -44,7 +44,8 @@ class Paths:
 def training_runs(subject: Subject, num: int) -> Tensor | None:
     """Runs (R, C, P) of networks the model never saw: trained here as its own runs were, or held-out ones.
 
-    None for policies without training runs at hand: `policy_runs` trains some.
+    Runs that diverge are left out, as where the settings of recorded runs are not known and the defaults do not suit
+    them. None for policies without training runs at hand: `policy_runs` trains some.
     """
     task = subject.task
     if isinstance(task, TrainableTask):
@@ -54,7 +55,8 @@ def training_runs(subject: Subject, num: int) -> Tensor | None:
         generator = subject.generator("landscape/training")
         starts = task.init(num, generator).float()
         path = follow(rule, task, starts, generator, batch_size=config.batch_size, steps=[0, *measured_steps(length)])
-        return torch.stack([params for params, _ in path], dim=1)
+        runs = torch.stack([params for params, _ in path], dim=1)
+        return runs[runs.isfinite().flatten(1).all(dim=1)]
     return None if subject.runs is None else subject.runs.held_out.trajectories[:num]
 
 

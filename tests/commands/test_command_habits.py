@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 from in_process import run_in_process
 
 from g_pt.commands import demo
@@ -284,6 +285,7 @@ def test_in_a_pipe_there_are_no_bars_and_json_is_one_object(capsys, tmp_path, mo
     monkeypatch.setattr(demo, "open_page", lambda *_: (ServedPage(), "http://127.0.0.1:7860/"))
     assert set(runs) == set(SCRIPTS)
     pytest.importorskip("lmdb")
+    AcceleratorState._reset_state(reset_partial_state=True)  # other tests of this process trained in other precisions
     for name, arguments in runs.items():
         status, out, err = ended(name, arguments, capsys)
         assert status == 0, err

@@ -39,10 +39,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_json_has_exactly_the_promised_keys_and_the_update_helps(capsys: pytest.CaptureFixture[str]) -> None:
     result = sample(capsys, "--prompt-loss", "0.1")
-    keys = {"model", "task", "metric", "prompt", "num_inference_steps", "seed", "samples", "seconds"}
+    keys = {"model", "task", "metric", "prompt", "num_inference_steps", "seed", "samples", "files", "seconds"}
     assert set(result) == keys
     (one,) = result["samples"]
     assert set(one) == {"starting", "achieved", "file"}
+    assert [file["file"] for file in result["files"]] == [one["file"]]
     assert set(one["starting"]) == set(one["achieved"]) == {"loss", "error"}
     assert one["starting"]["loss"] > 2
     assert one["achieved"]["loss"] < 0.4

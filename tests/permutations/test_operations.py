@@ -88,7 +88,8 @@ def test_masks_of_attention_leave_its_heads_and_the_stream_free(subtests):
         with subtests.test(name):
             network = Masked(**masks)
             spec = PermutationSpec.from_module(network, example_input=torch.randn(2, 5, 4))
-            groups = {"read.units": 8, "attention.units": 2, "attention.out_proj.units": 8}
+            heads = {f"attention.units.{head}.head{kind}": 4 for head in (0, 1) for kind in (0, 1)}
+            groups = {"read.units": 8, "attention.out_proj.units": 8, **heads}
             assert spec.group_sizes(ParameterLayout.from_module(network)) == groups
 
 
