@@ -13,7 +13,7 @@ from tutorial_sizes import SMALLER, scaled
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 # the report is that of a few networks here, and the training has one thread and measures nothing on its way
 QUICK = {
-    "--networks 64": "--networks 8 --quick",
+    "--networks 64": "--networks 8 --quick --sections prompting",
     "optimizer: {": "progress: {evaluate_every: 0}\noptimizer: {cpu_threads: 1, mixed_precision: 'no', ",
 }
 CHECK = """
