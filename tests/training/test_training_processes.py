@@ -126,7 +126,8 @@ def test_two_processes_harvest_the_bytes_of_one_and_say_things_once(
     assert file_hashes(tmp_path / "two") == file_hashes(tmp_path / "one")
     assert launched.stderr.count("300 checkpoints of 60 runs, 0 runs left out") == 1
     assert launched.stdout.count("saved ") == 1
-    assert "warning" not in launched.stderr
+    # so short a training may end with this one, said once; no other
+    assert launched.stderr.count("warning") == launched.stderr.count("answers every prompt nearly alike") <= 1
 
 
 def harvest_flags(folder: Path) -> list[str]:
