@@ -39,7 +39,8 @@ def make_task(target: str) -> Task:
     module = import_file(Path(name)) if is_file_name(name) else import_named(name)
     found = getattr(module, attribute, None)
     if found is None:
-        tasks = sorted(n for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, Task))
+        classes = {n: v for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, Task)}
+        tasks = sorted(n for n, v in classes.items() if not inspect.isabstract(v))  # a file imports its base class too
         raise ValueError(f"{name} has no {attribute!r}; the tasks in it are {tasks}")
     if not inspect.isclass(found) or not issubclass(found, Task):
         raise ValueError(f"{target} must be a class derived from g_pt.Task, got {found!r}")
