@@ -55,9 +55,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_tables_as_people_have_them_are_read(folder, name):
-    assert read(folder, KINDS[name]) == ROWS
+def test_tables_as_people_have_them_are_read(folder, subtests):
+    for name in KINDS:
+        with subtests.test(str(name)[:80]):
+            assert read(folder, KINDS[name]) == ROWS
 
 
 def test_exact_names_go_before_those_of_another_case(folder):
@@ -105,12 +106,13 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_one_sentence_that_names_the_line(folder, name):
-    content, said = WRONG[name]
-    with pytest.raises((ValueError, OSError)) as error:
-        read(folder, content)
-    assert said in is_one_sentence(error.value)
+def test_what_is_wrong_is_one_sentence_that_names_the_line(folder, subtests):
+    for name in WRONG:
+        with subtests.test(str(name)[:80]):
+            content, said = WRONG[name]
+            with pytest.raises((ValueError, OSError)) as error:
+                read(folder, content)
+            assert said in is_one_sentence(error.value)
 
 
 @pytest.mark.parametrize(

@@ -44,17 +44,18 @@ MANIFESTS = {
 }
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
-def test_a_manifest_with_wrong_entries_is_named(tmp_path, name):
-    write_synthetic(tmp_path)
-    file = tmp_path / "shard-00000.json"
-    manifest = json.loads(file.read_text())
-    change, said = MANIFESTS[name]
-    change(manifest)
-    file.write_text(json.dumps([manifest] if name == "a list" else manifest))
-    with limited(), pytest.raises(StoreError, match=rf"shard-00000.*{said}") as error:
-        CheckpointStore(tmp_path)
-    is_one_sentence(error.value)
+def test_a_manifest_with_wrong_entries_is_named(tmp_path, subtests):
+    for number, (name, (change, said)) in enumerate(MANIFESTS.items()):
+        with subtests.test(name):
+            folder = tmp_path / str(number)
+            write_synthetic(folder)
+            file = folder / "shard-00000.json"
+            manifest = json.loads(file.read_text())
+            change(manifest)
+            file.write_text(json.dumps([manifest] if name == "a list" else manifest))
+            with limited(), pytest.raises(StoreError, match=rf"shard-00000.*{said}") as error:
+                CheckpointStore(folder)
+            is_one_sentence(error.value)
 
 
 LAYOUT_ENTRIES = [["fc1.weight", [2, 2]], ["fc1.bias", [2]]]
@@ -87,14 +88,15 @@ HEADERS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_a_header_with_wrong_entries_is_named(tmp_path, name):
-    write_synthetic(tmp_path)
-    change, said = HEADERS[name]
-    edit(tmp_path / "dataset.json", lambda header: header.update(change))
-    with limited(), pytest.raises(StoreError, match=said) as error:
-        CheckpointStore(tmp_path)
-    is_one_sentence(error.value)
+def test_a_header_with_wrong_entries_is_named(tmp_path, subtests):
+    for number, (name, (change, said)) in enumerate(HEADERS.items()):
+        with subtests.test(name):
+            folder = tmp_path / str(number)
+            write_synthetic(folder)
+            edit(folder / "dataset.json", lambda header, change=change: header.update(change))
+            with limited(), pytest.raises(StoreError, match=said) as error:
+                CheckpointStore(folder)
+            is_one_sentence(error.value)
 
 
 def replace_file(folder, suffix, write):
@@ -190,14 +192,15 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_that_is_no_table_of_the_shard_is_named(tmp_path, name):
-    write_synthetic(tmp_path)
-    write, said = TABLES[name]
-    replace_file(tmp_path, ".arrow", write)
-    with limited(), pytest.raises((StoreError, OSError), match=said) as error:
-        CheckpointStore(tmp_path)
-    is_one_sentence(error.value)
+def test_a_table_that_is_no_table_of_the_shard_is_named(tmp_path, subtests):
+    for number, (name, (write, said)) in enumerate(TABLES.items()):
+        with subtests.test(name):
+            folder = tmp_path / str(number)
+            write_synthetic(folder)
+            replace_file(folder, ".arrow", write)
+            with limited(), pytest.raises((StoreError, OSError), match=said) as error:
+                CheckpointStore(folder)
+            is_one_sentence(error.value)
 
 
 @pytest.mark.parametrize(("transform", "refused"), [("log", True), ("log1p", True), ("identity", False)])

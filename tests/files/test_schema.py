@@ -56,9 +56,8 @@ def test_what_fits_is_read_and_numbers_become_floats():
     assert read(rows=0, pair=None) == Listing(0)
 
 
-@pytest.mark.parametrize(
-    ("entries", "said"),
-    [
+def test_what_does_not_fit_is_one_sentence(subtests):
+    for entries, said in [
         ({}, "f.json has no entry 'rows'"),
         ({"rows": "3"}, "f.json: rows must be a whole number, got '3'"),
         ({"rows": 3.0}, "f.json: rows must be a whole number, got 3.0"),
@@ -84,13 +83,12 @@ def test_what_fits_is_read_and_numbers_become_floats():
         ({"rows": 1, "even": "x"}, "f.json: even: not all arguments converted"),
         ({"rows": 1, "steps": "x"}, "f.json: steps must be a list, got 'x'"),
         ({"rows": 1, "flag": 1}, "f.json: flag must be true or false, got 1"),
-    ],
-)
-def test_what_does_not_fit_is_one_sentence(entries, said):
-    with pytest.raises(ValueError, match=r"\S") as error:
-        read(**entries)
-    assert str(error.value).startswith(said)
-    assert len(str(error.value)) < 300
+    ]:
+        with subtests.test(str(entries)[:80]):
+            with pytest.raises(ValueError, match=r"\S") as error:
+                read(**entries)
+            assert str(error.value).startswith(said)
+            assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])

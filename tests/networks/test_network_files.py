@@ -162,11 +162,11 @@ BROKEN: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_network_is_one_sentence(tmp_path: Path, name: str) -> None:
-    content, said = BROKEN[name]
-    torch.save(content, tmp_path / "n.pt")
-    with limited(), pytest.raises(ValueError, match=said) as error:
-        read_network(tmp_path / "n.pt", TASK.layout)
-    assert len(is_one_sentence(error.value)) < 600
-    assert "\x1b" not in str(error.value)
+def test_what_is_no_network_is_one_sentence(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for name, (content, said) in BROKEN.items():
+        with subtests.test(name):
+            torch.save(content, tmp_path / "n.pt")
+            with limited(), pytest.raises(ValueError, match=said) as error:
+                read_network(tmp_path / "n.pt", TASK.layout)
+            assert len(is_one_sentence(error.value)) < 600
+            assert "\x1b" not in str(error.value)

@@ -57,9 +57,8 @@ def test_quality_by_a_metric_that_is_not_known_is_an_error():
         TrainingFacts().quality("test_loss")
 
 
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
+def test_wrong_entries_are_refused_in_one_sentence(subtests):
+    for entries, message in [
         ({"prompt_range": [1]}, "prompt_range must be a list of 2"),
         ({"prompt_range": [1, float("nan")]}, "finite number"),
         ({"prompt_range": [2, 1]}, "lower end first"),
@@ -72,12 +71,11 @@ def test_quality_by_a_metric_that_is_not_known_is_an_error():
         ({"dataset": {"source": {str(k): k for k in range(101)}}}, "at most 100 entries"),
         ({"alignment": {"num_steps": 5, "gradient": "guessed"}}, "gradient must be one of"),
         ([1], "must be an object"),
-    ],
-)
-def test_wrong_entries_are_refused_in_one_sentence(entries, message):
-    with pytest.raises(ValueError, match=rf"^facts\.json.*{message}") as error:
-        TrainingFacts.from_json(entries, "facts.json")
-    assert "\n" not in str(error.value)
+    ]:
+        with subtests.test(str(entries)[:80]):
+            with pytest.raises(ValueError, match=rf"^facts\.json.*{message}") as error:
+                TrainingFacts.from_json(entries, "facts.json")
+            assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
