@@ -151,14 +151,6 @@ def prompt_figure(history: History, name: str) -> Figure:
     return figure
 
 
-def with_margin(values: list[float], axis: Any) -> tuple[float, float]:
-    """Lowest and highest value, and a twentieth of the way on both sides, as the axis has it."""
-    low, high = min(values), max(values)
-    if axis.get_xscale() == "log" and low > 0:
-        return low * (low / high) ** 0.05, high * (high / low) ** 0.05
-    return low - 0.05 * (high - low), high + 0.05 * (high - low)
-
-
 def answers_figure(outcome: Outcome) -> Figure | None:
     """Test images with what the network answers, before and after; wrong answers in orange."""
     if outcome.images is None or outcome.answers is None or outcome.labels is None:

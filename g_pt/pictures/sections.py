@@ -28,11 +28,18 @@ def save_optimizer_curves(
     level = bootstrap_mean(one_update)
     axis.axhline(level.mean, color=ORANGE, lw=1.6, ls="--", label=f"G.pt, one update: {level.mean:.3g}")
     axis.axhspan(level.low, level.high, color=ORANGE, alpha=0.15, lw=0)
-    axis.set(xlabel="steps", ylabel=f"{metric.label}, test split")
+    save_steps(
+        figure, axis, "steps", f"{len(one_update)} unseen inits, rates tuned for each number of steps", path, metric
+    )
+
+
+def save_steps(figure: Any, axis: Any, steps: str, title: str, path: Path, metric: Metric) -> None:
+    """Name the axes of a metric over steps, both logarithmic where the metric is, and save."""
+    axis.set(xlabel=steps, ylabel=f"{metric.label}, test split")
     plain_log(axis, "x")
     if metric.transform == "log":
         plain_log(axis)
-    axis.set_title(f"{len(one_update)} unseen inits, rates tuned for each number of steps", fontsize=10)
+    axis.set_title(title, fontsize=10)
     axis.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 
@@ -55,15 +62,10 @@ def save_updates_and_steps(
     before = start.double().mean().item()
     axis.axhline(before, color=GREY, lw=1, ls=":", label=f"before: {before:.3g}")
     draw_mean(axis, range(1, updates.shape[1] + 1), updates, ORANGE, "G.pt, repeated updates", "o-")
-    for color, (name, (steps, values)) in zip(cycle(COLORS), curves.items(), strict=False):  # the cycle has no end
+    for color, (name, (steps, values)) in zip(islice(cycle(COLORS), len(curves)), curves.items(), strict=True):
         draw_mean(axis, steps, values, color, name)
-    axis.set(xlabel="updates of the G.pt, steps of an optimizer", ylabel=f"{metric.label}, test split")
-    plain_log(axis, "x")
-    if metric.transform == "log":
-        plain_log(axis)
-    axis.set_title(f"{len(updates)} unseen inits; bands: 95 % intervals of the mean", fontsize=10)
-    axis.legend(frameon=False, fontsize=8)
-    save_figure(figure, path)
+    title = f"{len(updates)} unseen inits; bands: 95 % intervals of the mean"
+    save_steps(figure, axis, "updates of the G.pt, steps of an optimizer", title, path, metric)
 
 
 def save_recursion(updates: Sequence[int], means: Tensor, prompts: Tensor, path: Path, metric: Metric) -> None:
