@@ -26,6 +26,7 @@ VERSION = 1
 HEADER_FILE = "dataset.json"
 PARAMS = "params"
 RUN, STEP = "run", "step"
+RULES = "rules"  # in the source of a part of a dataset: whose runs it holds
 OWN_FILES = re.compile(r"dataset\.json|shard-\d{5,}\.(?:json|arrow|safetensors)")
 RUN_NUMBER = re.compile(r"[0-9]{1,18}")
 MAX_SHARDS = 1_000_000

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.facts import row_numbers
-from checkpoints_dataset.format import RunRecord, split_of
+from checkpoints_dataset.format import RULES, RunRecord, split_of
 from checkpoints_dataset.harvest import harvest
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.evaluation.runs import ReferenceRuns, RunSet
@@ -134,7 +134,7 @@ def reference_store(
     for num_runs in candidate_sizes(settings, num_training, num_held_out):
         config = merge(settings, {"num_runs": num_runs}, "harvest")
         check_effort(config, task)
-        store = harvested(config, dataset_folder(config, folder))
+        store = harvested(config, dataset_folder(config, folder)).of_rules(facts.dataset.source.get(RULES, ()))
         if len(store.runs_of("train")) >= num_training and len(store.runs_of("test")) >= num_held_out:
             break
     return store
@@ -148,6 +148,7 @@ def harvest_settings(facts: TrainingFacts) -> HarvestConfig:
             "the model does not say how its training runs were harvested, so that they cannot be made again: "
             "give the folder of its dataset"
         )
+    source.pop(RULES, None)  # of all these runs
     subset = source.pop("data", None)
     task = registered_task(source["task"])  # the name is a stranger's: it imports no file
     own = task.data_subset if isinstance(task, TrainableTask) else None

@@ -6,6 +6,8 @@ P = parameters per network, rows = checkpoints of all runs.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import Tensor
 from checkpoints_dataset.format import (
     HEADER_FILE,
     PARAMS,
+    RULES,
     RUN,
     STEP,
     DatasetHeader,
@@ -64,6 +67,7 @@ class CheckpointStore:
         self.folder = Path(folder)
         self.header = DatasetHeader.read(self.folder)
         self.runs: list[RunRecord] = []
+        self._optimizers: frozenset[str] | None = None  # of the runs of a split; None for all
         self.left_out: dict[int, str] = {}
         tables: list[pa.Table] = []
         self._row_ends: list[int] = []
@@ -139,8 +143,32 @@ class CheckpointStore:
         """
         return self._params.gather(np.asarray(rows, dtype=np.int64))
 
+    def of_rules(self, names: Sequence[str]) -> CheckpointStore:
+        """The same dataset whose splits hold the runs of some update rules only; this one where no name is given.
+
+        Its header records the names under `rules` of the source.
+
+        Raises:
+            StoreError: no run records this rule as its `optimizer`; the message lists those that runs record.
+        """
+        recorded = sorted({str(record.metadata.get("optimizer")) for record in self.runs})
+        if unknown := [name for name in names if name not in recorded]:
+            raise StoreError(f"{self.folder} has no runs of rule {unknown[0]!r}; its runs are of {brief(recorded)}")
+        if not names:
+            return self
+        part = copy(self)
+        part._optimizers = frozenset(names)
+        part.header = replace(self.header, source=self.header.source | {RULES: sorted(names)})
+        return part
+
     def runs_of(self, split: Split) -> list[RunRecord]:
         """The runs of one split; checkpoints of a run are never in two splits."""
+        runs = self._runs_of(split)
+        return (
+            runs if self._optimizers is None else [r for r in runs if r.metadata.get("optimizer") in self._optimizers]
+        )
+
+    def _runs_of(self, split: Split) -> list[RunRecord]:
         check_split(split)
         held_out = self.header.held_out
         if held_out is None:

@@ -92,9 +92,9 @@ def choice_flags(config: Any) -> dict[type, list[StructFieldSpec]]:
         type(value): [
             StructFieldSpec(
                 "name of the choice",
-                Annotated[Literal[tuple(mark)], tyro.conf.arg(name="")],  # type: ignore[arg-type]
+                Annotated[Literal[tuple({**mark.registry, mark.name_of(value): ""})], tyro.conf.arg(name="")],  # type: ignore[arg-type]
                 mark.name_of(value),
-                "Which; its settings follow.",
+                "Which; its settings follow." + (" Several times for several together." if mark.several else ""),
             )
         ]
         for _, mark, value in choices(config)
@@ -109,26 +109,26 @@ def choose_by_flags(config: Any, arguments: Sequence[str]) -> tuple[Any, list[st
     """
     rest, taken = list(arguments), set[str]()
     while waiting := [dotted for dotted, _, _ in choices(config) if dotted not in taken]:
-        name, rest = take_flag(rest, waiting[0])  # a choice may have choices of its own: look again after each
+        names, rest = take_flag(rest, waiting[0])  # a choice may have choices of its own: look again after each
         taken.add(waiting[0])
-        if name is not None:
-            config = choose(config, waiting[0], name)
+        if names:
+            config = choose(config, waiting[0], names)
     for argument in rest:
         check_renamed(config, argument.partition("=")[0])
         check_setting(config, argument.partition("=")[0])
     return config, rest
 
 
-def take_flag(arguments: Sequence[str], dotted: str) -> tuple[str | None, list[str]]:
-    """Take every `--dotted VALUE` out of the flags; the last value counts."""
-    value, rest, remaining = None, [], iter(arguments)
+def take_flag(arguments: Sequence[str], dotted: str) -> tuple[list[str], list[str]]:
+    """Take every `--dotted VALUE` out of the flags: the values, and the other flags."""
+    values, rest, remaining = list[str](), list[str](), iter(arguments)
     for argument in remaining:
         flag, equals, text = argument.partition("=")
         if hyphened(flag) != f"--{hyphened(dotted)}":
             rest.append(argument)
             continue
-        value = text if equals else next(remaining, "")
-    return value, rest
+        values.append(text if equals else next(remaining, ""))
+    return values, rest
 
 
 def check_renamed(config: Any, flag: str, prefix: str = "--") -> None:

@@ -259,6 +259,7 @@ def load_runs(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Refere
     """The runs of the dataset, or of one harvested again; None, with a word of it, where there is no way to them."""
     if arguments.dataset is None and arguments.quick:
         return None
+    from checkpoints_dataset.format import RULES
     from checkpoints_dataset.reference_runs import reference_runs, reference_store, same_runs
     from checkpoints_dataset.store import CheckpointStore
 
@@ -269,6 +270,7 @@ def load_runs(arguments: Arguments, pipeline: ParameterUpdatePipeline) -> Refere
         else:
             store = CheckpointStore(arguments.dataset, verify=False)
             store.check_task(pipeline.task)
+            store = store.of_rules(facts.dataset.source.get(RULES, ()))
     except ValueError as error:
         if arguments.dataset is not None:
             raise

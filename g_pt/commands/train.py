@@ -133,10 +133,11 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         use_cpu_threads(config.optimizer.cpu_threads, torch.device("cpu"))
         harvest_with_progress(harvest, program.dataset, team)
     team.wait()
-    store = CheckpointStore(program.dataset)
-    store.check_task(task)
+    whole = CheckpointStore(program.dataset)
+    whole.check_task(task)
+    store = whole.of_rules(program.pairs.rules)
     if wants_other_data and accelerator.is_main_process and isinstance(task, TrainableTask | PopulationTask):
-        warn_of_other_data(store.header.source, describe_source(harvest, task), program.dataset, prog=prog)
+        warn_of_other_data(whole.header.source, describe_source(harvest, task), program.dataset, prog=prog)
     pairs, held_out = (make_pairs(program, store, metric, split) for split in PAIR_SPLITS)
     accelerator.print(
         f"{program.dataset}: {len(store)} checkpoints of {len(store.runs)} runs; {pairs.num_runs} to learn from"

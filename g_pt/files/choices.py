@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeVar, get_type_hints
 
@@ -22,16 +22,27 @@ class ChosenFrom:
 
     Attributes:
         registry: name -> "module:Class"; every setting of a class has a default, and none is called `name`.
+        several: "module:Class" of what several of them are together, made of a tuple of them; None: one is all.
     """
 
     registry: Mapping[str, str]
+    several: str | None = None
 
     def make(self, name: str, where: str) -> Any:
         """Make an instance with default settings; the error lists the names that exist, and guesses the slip."""
         if name not in self.registry:
             raise ValueError(f"{where}: there is no {name!r}; there are {sorted(self.registry)}.{guess(name, self)}")
-        module, _, kind = self.registry[name].partition(":")
-        return getattr(import_module(module), kind)()
+        return imported(self.registry[name])()
+
+    def together(self, chosen: Sequence[Any], where: str) -> Any:
+        """What several instances are together.
+
+        Raises:
+            ValueError: one is all that can be chosen.
+        """
+        if self.several is None:
+            raise ValueError(f"{where} must be one of {sorted(self)}, got {len(chosen)}")
+        return imported(self.several)(tuple(chosen))
 
     def name_of(self, value: Any) -> str:
         """Name of an instance's class, or the name itself."""
@@ -41,10 +52,18 @@ class ChosenFrom:
         for name, registered in self.registry.items():
             if registered == target:
                 return name
+        if target == self.several:
+            return "several"
         raise ValueError(f"{target} is not registered; there are {sorted(self.registry)}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.registry)
+
+
+def imported(target: str) -> Any:
+    """A class from "module:Class"."""
+    module, _, kind = target.partition(":")
+    return getattr(import_module(module), kind)
 
 
 def guess(name: object, known: Collection[str] | ChosenFrom) -> str:
@@ -88,14 +107,19 @@ def choices(config: Any, prefix: str = "") -> Iterator[tuple[str, ChosenFrom, An
             yield from choices(value, f"{prefix}{field.name}.")
 
 
-def choose(config: Config, dotted: str, name: str) -> Config:
-    """Settings with another choice; settings of the choice are kept where it is the same as before."""
+def choose(config: Config, dotted: str, names: Sequence[str]) -> Config:
+    """Settings with another choice, the last of the names or, where several can be chosen, all of them together.
+
+    Settings of the choice are kept where it is the same as before.
+    """
     field, _, inner = dotted.partition(".")
     current = getattr(config, field)
     if inner:
-        return dataclasses.replace(config, **{field: choose(current, inner, name)})  # type: ignore[type-var]
-    chosen = chosen_or_kept(marked_fields(type(config))[field], name, current, field)
-    return dataclasses.replace(config, **{field: chosen})  # type: ignore[type-var]
+        return dataclasses.replace(config, **{field: choose(current, inner, names)})  # type: ignore[type-var]
+    mark = marked_fields(type(config))[field]
+    chosen = [chosen_or_kept(mark, name, current, field) for name in names]
+    one = chosen[-1] if len(chosen) == 1 or mark.several is None else mark.together(chosen, field)
+    return dataclasses.replace(config, **{field: one})  # type: ignore[type-var]
 
 
 def chosen_or_kept(mark: ChosenFrom, name: str, current: Any, where: str) -> Any:

@@ -49,7 +49,12 @@ def merge(config: Config, values: Mapping[str, Any], where: str) -> Config:
 
 
 def merge_choice(mark: ChosenFrom, current: Any, value: Any, where: str) -> Any:
-    """A choice by name, by settings of the one that there is, or by both."""
+    """A choice by name, by settings of the one that there is, or by both; a list for several together."""
+    if isinstance(value, list | tuple):
+        entries = [{"name": entry} if isinstance(entry, str) else entry for entry in value]
+        if not all(isinstance(entry, Mapping) and "name" in entry for entry in entries):
+            raise ValueError(f"{where}: each of several must be a name, or settings with a name, got {value!r}")
+        return mark.together([merge_choice(mark, current, entry, where) for entry in entries], where)
     settings = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = settings.pop("name", mark.name_of(current))
     if not isinstance(name, str):

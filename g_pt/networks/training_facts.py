@@ -31,6 +31,7 @@ KINDS: dict[str, Any] = {
     "learning_rate_range": tuple[float, float] | None,
     "seed": Whole,
     "optimizer": str | dict[str, Any],
+    "rules": list[str],
 }
 
 Fact = TypeVar("Fact")
@@ -214,9 +215,12 @@ def check_settings(settings: Mapping[str, Any], where: str, depth: int = 0) -> N
             read_value(KINDS[name], value, place)
         elif name in MOST and type(value) is int:
             read_value(Annotated[int, Between(1, MOST[name])], value, place)
+        for inner in value if isinstance(value, list) else (value,):
+            if isinstance(inner, dict):
+                check_settings(inner, place, depth + 1)
         if isinstance(value, dict):
-            check_settings(value, place, depth + 1)
-        elif isinstance(value, str | list) and len(value) > MOST_LETTERS:
+            continue
+        if isinstance(value, str | list) and len(value) > MOST_LETTERS:
             raise ValueError(f"{place} must be a setting, got {len(value):,} entries or letters")
-        elif isinstance(value, int | float) and not abs(value) < 2**63:  # NaN is not
+        if isinstance(value, int | float) and not abs(value) < 2**63:  # NaN is not
             raise ValueError(f"{place} must be a finite number, got {brief(value)}")

@@ -92,6 +92,8 @@ class PairConfig:
     """Probability that a pair starts at the first checkpoint of its run."""
     max_runs: int | None = None
     """Use only the first runs of the train split."""
+    rules: tuple[str, ...] = ()
+    """Use only runs of these update rules, by name, in every split; all where not given."""
     normalization: Literal["global", "tensor"] = "global"
     """One scale for all parameters, or mean and standard deviation of each tensor."""
     augmentation: Literal["none", "permute"] = "none"

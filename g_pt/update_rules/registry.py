@@ -17,7 +17,7 @@ RULES: dict[str, str] = {
     "rmsprop": "g_pt.update_rules.gradient:RMSpropRule",
     "g-pt": "g_pt.update_rules.prompted:SavedPromptRule",
 }
-CHOSEN_RULE = ChosenFrom(RULES)
+CHOSEN_RULE = ChosenFrom(RULES, several="g_pt.update_rules.mixed:MixedRule")
 
 
 def make_rule(name: str) -> Any:
@@ -31,15 +31,25 @@ def rule_name(rule: Any) -> str:
     return next((name for name, registered in RULES.items() if registered == target), target)
 
 
-def rule_settings(rule: Any) -> dict[str, Any]:
-    """A rule as JSON: its name, and all settings that are set."""
-    return {"name": rule_name(rule), **plain(dataclasses.asdict(rule))}
+def rule_settings(rule: Any) -> Any:
+    """A rule as JSON: its name, and all settings that are set, rules inside it alike; a list of a mixture's rules."""
+    if rule_name(rule) == CHOSEN_RULE.several:
+        return [rule_settings(one) for one in rule.rules]
+    return {"name": rule_name(rule), **fields_of(rule)}
+
+
+def fields_of(settings: Any) -> dict[str, Any]:
+    """Fields of a dataclass as JSON."""
+    return plain({field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)})
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as JSON gives them back: lists for pairs, nothing for what is not set."""
-    return {
-        name: plain(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
-        for name, value in settings.items()
-        if value is not None
-    }
+    return {name: plain_value(value) for name, value in settings.items() if value is not None}
+
+
+def plain_value(value: Any) -> Any:
+    """One of them."""
+    if dataclasses.is_dataclass(value):
+        return rule_settings(value) if rule_name(value) in RULES else fields_of(value)
+    return plain(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
