@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from g_pt.files.choices import ChosenFrom
+from g_pt.update_rules.base import UpdateRule
 
 # name -> "module:Class", a dataclass that is an UpdateRule; every field is a setting with a default
 RULES: dict[str, str] = {
@@ -15,6 +16,14 @@ RULES: dict[str, str] = {
     "adam": "g_pt.update_rules.gradient:AdamRule",
     "adamw": "g_pt.update_rules.gradient:AdamWRule",
     "rmsprop": "g_pt.update_rules.gradient:RMSpropRule",
+    "lars": "g_pt.update_rules.layerwise:LARSRule",
+    "lamb": "g_pt.update_rules.layerwise:LAMBRule",
+    "foof": "g_pt.update_rules.foof:Foof",
+    "kfac": "g_pt.update_rules.kfac:Kfac",
+    "mini-block-fisher": "g_pt.update_rules.mini_block_fisher:MiniBlockFisher",
+    "m-fac": "g_pt.update_rules.m_fac:MFac",
+    "lookahead": "g_pt.update_rules.lookahead:Lookahead",
+    "dynamic-modes": "g_pt.update_rules.dynamic_modes:DynamicModes",
     "g-pt": "g_pt.update_rules.prompted:SavedPromptRule",
 }
 CHOSEN_RULE = ChosenFrom(RULES, several="g_pt.update_rules.mixed:MixedRule")
@@ -51,5 +60,5 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
 def plain_value(value: Any) -> Any:
     """One of them."""
     if dataclasses.is_dataclass(value):
-        return rule_settings(value) if rule_name(value) in RULES else fields_of(value)
+        return rule_settings(value) if isinstance(value, UpdateRule) else fields_of(value)
     return plain(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
