@@ -64,6 +64,8 @@ class Arguments:
     """ddim, ddpm, dpmsolver++, dpmsolver++-singlestep, euler, heun, lms or unipc; the model's own where not given."""
     recursive: int = 1
     """Feed the result back as the next start this many times in all, with the same prompt."""
+    alpha: float = 1.0
+    """Share of the way to each update that is gone: 1 is the update, less is more careful, 0 is no move."""
     out: Path = Path("updated.safetensors")
     """State dict of the updated network; several samples get -0, -1, ... before the suffix."""
     video: Path | None = None
@@ -147,10 +149,11 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
     """Load, measure, update, measure, write; returns what `--json` prints."""
     import torch
 
-    from g_pt.model.prompting import prompt_recursively
+    from g_pt.model.prompting import check_alpha, prompt_recursively
     from g_pt.networks.network_files import read_network, write_network
 
     started = time.perf_counter()
+    check_alpha(arguments.alpha)
     pipeline = load_pipeline(arguments, metric)
     task = pipeline.task
     if arguments.video is not None:
@@ -161,9 +164,16 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
     check_fits(BYTES * arguments.num_samples * task.layout.num_params, f"--num-samples {arguments.num_samples}")
     starts = start.expand(arguments.num_samples, -1)  # (samples, P)
     num_steps = arguments.num_inference_steps or pipeline.config.num_inference_steps
-    updated = prompt_recursively(
-        pipeline, starts, prompt, arguments.recursive, num_inference_steps=num_steps, generator=generator
-    )[-1]
+    updates = prompt_recursively(
+        pipeline,
+        starts,
+        prompt,
+        arguments.recursive,
+        alpha=arguments.alpha,
+        num_inference_steps=num_steps,
+        generator=generator,
+    )
+    updated = updates[-1]
     before, after = measured(pipeline, starts), measured(pipeline, updated)
     files = output_files(arguments.out, arguments.num_samples)
     replaced = [file.exists() for file in files]

@@ -86,14 +86,34 @@ def prompt_recursively(
     prompted_metric: float,
     num_updates: int,
     *,
+    alpha: float = 1.0,
     num_inference_steps: int | None = None,
     generator: torch.Generator | None = None,
 ) -> list[Tensor]:
-    """Feed each result back as the next start with the same prompt: `num_updates` tensors (B, P), raw."""
+    """Feed each result back as the next start with the same prompt: `num_updates` tensors (B, P), raw.
+
+    Raises:
+        ValueError: `alpha`, of `accepted`, is no share.
+    """
+    check_alpha(alpha)
     updates: list[Tensor] = []
     params = starting_params
     for _ in range(num_updates):
         output = pipeline(params, prompted_metric, num_inference_steps=num_inference_steps, generator=generator)
-        params = output.params
+        params = accepted(params, output.params, alpha)
         updates.append(params)
     return updates
+
+
+def accepted(starts: Tensor, updated: Tensor, alpha: float) -> Tensor:
+    """Starts moved towards their updates, (B, P): start + alpha (update - start), exactly the update where alpha is 1.
+
+    Lookahead (Zhang et al. 2019) with an update as its fast weights: a soft acceptance of what may go too far.
+    """
+    return starts.lerp(updated.to(starts), alpha)
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse what is no share."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie between 0, no move, and 1, the whole update, got {alpha}")

@@ -100,6 +100,13 @@ class Problem(Protocol):
         """
         ...
 
+    def apart(self, name: str) -> Problem:
+        """The same problem at this step and cost, whose mini-batches and whatever is drawn are its own, by a name.
+
+        What is drawn there moves nothing here. Cost goes on there: take it back by `problem.cost = own.cost`.
+        """
+        ...
+
     def layer_gradients(self, params: Tensors) -> Tensors:
         """Mean of e e^T over the step's mini-batch, e being the gradient at a layer's outputs: `{layer: (B, m, m)}`."""
         ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import count
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from g_pt.runtime.seeds import global_generator_as
+from g_pt.runtime.seeds import global_generator_as, keyed_generator
 from g_pt.tasks.base import Task, TrainableTask
 from g_pt.update_rules.base import Cost, DrawnRule, UpdateRule
 from g_pt.update_rules.gradient import trained_names
@@ -45,6 +46,7 @@ class TaskProblem:
         self.task, self.generator, self.num_steps = task, generator, num_steps
         self._batch_size = batch_size
         self.step, self.cost = 0, Cost()
+        self._apart: dict[str, TaskProblem] = {}
         self._drawn = (-1, torch.empty(0))  # the step that the examples were drawn for, and the examples
         self._module_generator = module_generator
         self._precision = torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision == "bf16")
@@ -90,6 +92,19 @@ class TaskProblem:
         found = gradient_moments(self.task, params, self.examples(), self.generator)
         self.cost += Cost(gradients=1)
         return found
+
+    def apart(self, name: str) -> TaskProblem:
+        """See `Problem`."""
+        if name not in self._apart:
+            twin = torch.Generator()
+            twin.set_state(self.generator.get_state())  # drawing from it leaves our own where it is
+            seed = spawned(twin).initial_seed()
+            own = TaskProblem(self.task, keyed_generator(seed, zlib.crc32(name.encode())), batch_size=self._batch_size)
+            own.num_steps, own._precision = self.num_steps, self._precision
+            self._apart[name] = own
+        own = self._apart[name]
+        own.step, own.cost = self.step, self.cost
+        return own
 
     def examples(self) -> Tensor:
         """Mini-batch of the step: indices of training examples."""

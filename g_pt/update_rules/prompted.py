@@ -26,12 +26,19 @@ class PromptRule:
         pipeline: of the model.
         prompt: raw, the same at every step.
         num_inference_steps: sampling steps; the pipeline's default where None.
+        alpha: share of the way to each update that is gone, see `accepted`.
     """
 
     pipeline: ParameterUpdatePipeline
     prompt: float
     num_inference_steps: int | None = None
+    alpha: float = 1.0
     name: ClassVar[str] = "G.pt"
+
+    def __post_init__(self) -> None:
+        from g_pt.model.prompting import check_alpha
+
+        check_alpha(self.alpha)
 
     def init(self, params: Tensors, task: Task) -> None:
         """See `UpdateRule`; there is no state."""
@@ -39,6 +46,8 @@ class PromptRule:
     def step(self, params: Tensors, state: None, problem: Problem) -> tuple[Tensors, None]:
         """See `UpdateRule`; all tensors of the layout are the model's, buffers included."""
         import torch
+
+        from g_pt.model.prompting import accepted
 
         layout, pipeline = problem.task.layout, self.pipeline
         starts = layout.flatten(params)
@@ -49,7 +58,7 @@ class PromptRule:
             safe, self.prompt, metric, num_inference_steps=self.num_inference_steps, generator=problem.generator
         ).params.to(starts)
         problem.cost += Cost(model_passes=self.num_inference_steps or pipeline.config.num_inference_steps)
-        return layout.unflatten(torch.where(finite, updated, starts)), None
+        return layout.unflatten(torch.where(finite, accepted(starts, updated, self.alpha), starts)), None
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,9 @@ class SavedPromptRule:
     """Wanted metric, raw; the best that the model's training runs attained where it is not given."""
     num_inference_steps: int | None = None
     """Sampling steps; the model's default where it is not given."""
+    alpha: float = 1.0
+    """Share of the way to an update that is gone: 1 is the update, 0 none (Lookahead's, with an update as the fast
+    weights)."""
     name: ClassVar[str] = PromptRule.name
 
     def init(self, params: Tensors, task: Task) -> PromptRule:
@@ -83,7 +95,7 @@ class SavedPromptRule:
                 f"are {task.layout.describe()}: take a model of this task"
             )
         prompt = best_prompt(pipeline) if self.prompt is None else self.prompt
-        return PromptRule(pipeline, prompt, self.num_inference_steps)
+        return PromptRule(pipeline, prompt, self.num_inference_steps, self.alpha)
 
     def step(self, params: Tensors, state: PromptRule, problem: Problem) -> tuple[Tensors, PromptRule]:
         """See `UpdateRule`."""

@@ -24,6 +24,7 @@ RULES: dict[str, str] = {
     "m-fac": "g_pt.update_rules.m_fac:MFac",
     "lookahead": "g_pt.update_rules.lookahead:Lookahead",
     "dynamic-modes": "g_pt.update_rules.dynamic_modes:DynamicModes",
+    "guard": "g_pt.update_rules.guard:Guard",
     "g-pt": "g_pt.update_rules.prompted:SavedPromptRule",
 }
 CHOSEN_RULE = ChosenFrom(RULES, several="g_pt.update_rules.mixed:MixedRule")

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.networks.modules import check_module, module_params, write_module
+from g_pt.update_rules.guard import lowest
 
 Measure = Callable[[nn.Module], float]
 UPDATES = "updates"  # key of what this class adds to the state dict of the wrapped optimizer
@@ -127,8 +128,7 @@ class UpdateOptimizer(Optimizer):
                 losses.append(number(closure()))
         snapshot.restore(self.module)
         set_random_states(after)
-        best = min(range(len(losses)), key=lambda i: losses[i] if math.isfinite(losses[i]) else math.inf, default=None)
-        kept = best if best is not None and (losses[best] < number(loss) or not self.guard) else None
+        kept = self._kept(losses, number(loss))
         if kept is None:
             self.num_refused, self.refused_in_a_row = self.num_refused + 1, self.refused_in_a_row + 1
             self.fallback.step(replayed(closure, loss))
@@ -139,6 +139,15 @@ class UpdateOptimizer(Optimizer):
                 parameter.grad = None  # they belong to the module as it was
         self.last = StepOutcome(kept, number(loss), tuple(losses))
         return loss
+
+    def _kept(self, losses: list[float], before: float) -> int | None:
+        """The sample with the lowest loss, or None where it is not below that before, or where there is none."""
+        if not losses:
+            return None
+        found = torch.tensor(losses, dtype=torch.float64)
+        bar = torch.tensor([before if self.guard else math.inf], dtype=torch.float64)
+        best = int(lowest(found[:, None], bar))
+        return best if best >= 0 else None if self.guard else 0
 
     def _samples(self, loss: float) -> Tensor:
         """K updates of the present module: (K, P); none where it or its metric is not finite."""

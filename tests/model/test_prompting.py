@@ -86,6 +86,10 @@ def test_each_result_is_the_next_start(obedient):
     assert len(updates) == 3
     for k, update in enumerate(updates, start=1):
         torch.testing.assert_close(update, STARTS + 0.5 * k)
+    (half,) = prompt_recursively(Adding(obedient.metric), STARTS, 0.5, 1, alpha=0.5)
+    torch.testing.assert_close(half, STARTS + 0.25)
+    with pytest.raises(ValueError, match="alpha must lie between 0, no move, and 1, the whole update, got 1.5"):
+        prompt_recursively(obedient, STARTS, 0.5, 1, alpha=1.5)
 
 
 def test_recursion_measures_the_metric_anew_each_time(random_pipeline, digits, generator):
