@@ -75,7 +75,7 @@ def test_a_g_pt_can_be_harvested(tmp_path: Path) -> None:
     harvest(replace(SMALL, num_runs=6, num_steps=2, num_checkpoints=3, rule=rule), tmp_path)
     store = CheckpointStore(tmp_path)
     assert store.header.source["rule"] == {
-        "name": "g-pt", "model": "digits-loss", "prompt": 0.2, "num_inference_steps": 1,
+        "name": "g-pt", "model": "digits-loss", "prompt": 0.2, "num_inference_steps": 1, "alpha": 1.0,
     }  # fmt: skip
     assert [record.metadata for record in store.runs] == [{"optimizer": "g-pt"}] * 6
     losses = torch.tensor(store.metrics["loss"]).view(6, 3)

@@ -88,7 +88,7 @@ def test_each_result_is_the_next_start(obedient):
         torch.testing.assert_close(update, STARTS + 0.5 * k)
     (half,) = prompt_recursively(Adding(obedient.metric), STARTS, 0.5, 1, alpha=0.5)
     torch.testing.assert_close(half, STARTS + 0.25)
-    with pytest.raises(ValueError, match="alpha must lie between 0, no move, and 1, the whole update, got 1.5"):
+    with pytest.raises(ValueError, match=r"alpha must lie between 0, no move, and 1, the whole update, got 1\.5"):
         prompt_recursively(obedient, STARTS, 0.5, 1, alpha=1.5)
 
 
