@@ -45,7 +45,7 @@ def measure(arguments: Arguments, subject: Subject) -> Section:
 
     from g_pt.evaluation.statistics import bootstrap_mean, summary
     from g_pt.pictures.sections import save_updates_and_steps
-    from g_pt.report.optimizers import measured_steps
+    from g_pt.report.courses import measured_steps
     from g_pt.report.recursion import follow_prompts
     from g_pt.report.rivals import rival_courses
     from g_pt.report.section import Section, Table

@@ -17,20 +17,33 @@ from g_pt.evaluation.statistics import bootstrap_mean
 from g_pt.networks.metrics import Metric
 from g_pt.pictures.canvas import COLORS, GREY, ORANGE, draw_course, new_figure, plain_log, save_figure, short_number
 
+MOST_BANDS = 8  # courses whose intervals are drawn; of more, bands hide each other
+
 
 def save_optimizer_curves(
-    steps: Sequence[int], curves: Mapping[str, Tensor], one_update: Tensor, path: Path, metric: Metric
+    curves: Mapping[str, tuple[Sequence[float], Tensor]],
+    one_update: Tensor,
+    path: Path,
+    metric: Metric,
+    *,
+    axis: str = "steps",
+    at: float | None = None,
 ) -> None:
-    """Mean metric (B, S) over steps for each optimizer, with its interval, and one update (B,) as a level line."""
-    figure, (axis,) = new_figure()
-    for color, (name, values) in zip(islice(cycle(COLORS), len(curves)), curves.items(), strict=True):
-        draw_mean(axis, steps, values, color, name)
+    """Mean metric of rules, `{name: (places on the axis, (B, S))}`, and one update (B,) as a level line.
+
+    Where an update has a place of its own on the axis, it is a star at it.
+    """
+    figure, (canvas,) = new_figure()
+    num, styles = len(curves), [(color, style) for style in ("-", "--", ":") for color in COLORS]
+    for (color, style), (name, (xs, values)) in zip(islice(cycle(styles), num), curves.items(), strict=True):
+        draw_mean(canvas, xs, values, color, name, style, band=num <= MOST_BANDS)
     level = bootstrap_mean(one_update)
-    axis.axhline(level.mean, color=ORANGE, lw=1.6, ls="--", label=f"G.pt, one update: {level.mean:.3g}")
-    axis.axhspan(level.low, level.high, color=ORANGE, alpha=0.15, lw=0)
-    save_steps(
-        figure, axis, "steps", f"{len(one_update)} unseen inits, rates tuned for each number of steps", path, metric
-    )
+    canvas.axhline(level.mean, color=ORANGE, lw=1.6, ls="--", label=f"G.pt, one update: {level.mean:.3g}")
+    canvas.axhspan(level.low, level.high, color=ORANGE, alpha=0.15, lw=0)
+    if at is not None:
+        canvas.plot(at, level.mean, "*", color=ORANGE, ms=13, zorder=3)
+    title = f"{len(one_update)} unseen inits, settings tuned for each number of steps"
+    save_steps(figure, canvas, axis, title, path, metric)
 
 
 def save_steps(figure: Any, axis: Any, steps: str, title: str, path: Path, metric: Metric) -> None:
@@ -44,15 +57,18 @@ def save_steps(figure: Any, axis: Any, steps: str, title: str, path: Path, metri
     save_figure(figure, path)
 
 
-def draw_mean(axis: Any, steps: Sequence[int], values: Tensor, color: str, name: str, style: str = "-") -> None:
+def draw_mean(
+    axis: Any, steps: Sequence[float], values: Tensor, color: str, name: str, style: str = "-", *, band: bool = True
+) -> None:
     """Mean of networks (B, S) over steps, in the band of its 95 % bootstrap interval."""
     intervals = [bootstrap_mean(column, num_resamples=1000) for column in values.T]
     draw_course(axis, steps, [i.mean for i in intervals], style, color=color, lw=1.3, ms=3, label=name)
-    axis.fill_between(steps, [i.low for i in intervals], [i.high for i in intervals], color=color, alpha=0.2, lw=0)
+    if band:
+        axis.fill_between(steps, [i.low for i in intervals], [i.high for i in intervals], color=color, alpha=0.2, lw=0)
 
 
 def save_updates_and_steps(
-    updates: Tensor, curves: Mapping[str, tuple[Sequence[int], Tensor]], start: Tensor, path: Path, metric: Metric
+    updates: Tensor, curves: Mapping[str, tuple[Sequence[float], Tensor]], start: Tensor, path: Path, metric: Metric
 ) -> None:
     """A G.pt's updates, one after the other (B, U), beside steps of optimizers: `{name: (steps, (B, S))}`.
 

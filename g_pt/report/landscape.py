@@ -15,7 +15,7 @@ from torch import Tensor
 
 from g_pt.evaluation.statistics import bootstrap_mean, summary
 from g_pt.networks.metrics import Metric
-from g_pt.report.optimizers import measured_steps
+from g_pt.report.courses import measured_steps
 from g_pt.report.population import at_rate, most_iterations
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import PopulationTask, Split, Task, TrainableTask

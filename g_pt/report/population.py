@@ -15,7 +15,7 @@ from torch import Tensor
 
 from g_pt.evaluation.statistics import bootstrap_mean, bootstrap_median, finite, first_reached, summary
 from g_pt.networks.metrics import Metric
-from g_pt.report.optimizers import measured_steps
+from g_pt.report.courses import measured_steps
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import PopulationTask
 from g_pt.update_rules.problem import follow
@@ -141,4 +141,4 @@ def draw_population(steps: list[int], curves: Tensor, one_update: Tensor, metric
     """The metric over iterations, one update as a level line."""
     from g_pt.pictures.sections import save_optimizer_curves
 
-    save_optimizer_curves(steps, {"PPO": curves}, one_update, path, metric)
+    save_optimizer_curves({"PPO": (steps, curves)}, one_update, path, metric)

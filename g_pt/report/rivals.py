@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from g_pt.report.optimizers import Trial, rivals, run_rival
+from g_pt.report.courses import TUNING_NETWORKS, rivals, run_rival
 from g_pt.report.population import tuned_courses
 from g_pt.report.section import Subject
 from g_pt.tasks.base import PopulationTask, TrainableTask
@@ -29,14 +29,14 @@ def rival_courses(subject: Subject, starts: Tensor, names: Sequence[str], steps:
         return {"PPO": tuned_courses(subject, task, len(starts), steps, generator)[0]}
     if not isinstance(task, TrainableTask):
         raise ValueError(f"task {task.name!r} has no training losses, so no optimizer can be compared with")
-    rules = rivals()
+    rules, _ = rivals(task.layout.unflatten(starts), task)
     known = {name.lower(): name for name in rules}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
         raise ValueError(f"there is no optimizer {unknown[0]!r} here; there are {list(rules)}")
-    courses = {}
+    courses, others = {}, task.init(TUNING_NETWORKS, subject.generator("optimizers/tuning networks"))
     for name in (known[name.lower()] for name in names):
         subject.progress(f"{steps[-1]} steps of {name}")
-        trial = Trial(rules[name], task, subject.harvest.batch_size)
-        courses[name] = run_rival(name, trial, subject, starts, steps).test[subject.metric.name]
+        course = run_rival(f"optimizers/{name}", rules[name], subject, starts, steps, others)
+        courses[name] = course.test[subject.metric.name]
     return courses

@@ -26,7 +26,7 @@ class Foof(CurvatureRule):
     """
 
     learning_rate: float | tuple[float, ...] = 0.3
-    tuned_between: ClassVar = None
+    tuned: ClassVar = {"learning_rate": (1e-2, 10.0), "damping": (1e-3, 1.0)}
 
     @property
     def name(self) -> str:

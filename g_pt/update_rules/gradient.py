@@ -6,6 +6,7 @@ Importing this file imports no torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -50,7 +51,7 @@ class GradientRule:
     """Multiply the learning rate by the batch size over that of scaled_from, or by the root of it."""
     scaled_from: int | None = None
     """Batch size that the learning rate is meant for, with batch_scaling; 64 where it is not given."""
-    tuned_between: ClassVar[tuple[float, float] | None] = None  # by the report; None: not compared
+    tuned: ClassVar[Mapping[str, tuple[float, float]]] = {}  # settings worth tuning, and the range of each
 
     def __post_init__(self) -> None:
         rates = self.learning_rate if isinstance(self.learning_rate, tuple) else (self.learning_rate,)
@@ -153,7 +154,7 @@ class SGDRule(GradientRule):
     """Stochastic gradient descent."""
 
     optimizer: SGD = field(default_factory=SGD)
-    tuned_between: ClassVar = (1e-2, 10.0)
+    tuned: ClassVar = {"learning_rate": (1e-2, 10.0)}
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class MomentumRule(GradientRule):
     """Stochastic gradient descent with momentum."""
 
     optimizer: Momentum = field(default_factory=Momentum)
-    tuned_between: ClassVar = (1e-3, 10.0)
+    tuned: ClassVar = {"learning_rate": (1e-3, 10.0)}
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class NesterovRule(GradientRule):
     """Stochastic gradient descent with Nesterov's momentum and weight decay, as harvests use it."""
 
     optimizer: Nesterov = field(default_factory=lambda: Nesterov(weight_decay=5e-4))
-    tuned_between: ClassVar = (1e-3, 10.0)
+    tuned: ClassVar = {"learning_rate": (1e-3, 10.0)}
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class AdamRule(GradientRule):
 
     optimizer: Adam = field(default_factory=Adam)
     learning_rate: float | tuple[float, ...] = 1e-3
-    tuned_between: ClassVar = (1e-4, 1.0)
+    tuned: ClassVar = {"learning_rate": (1e-4, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class AdamWRule(GradientRule):
 
     optimizer: AdamW = field(default_factory=AdamW)
     learning_rate: float | tuple[float, ...] = 1e-3
-    tuned_between: ClassVar = (1e-4, 1.0)
+    tuned: ClassVar = {"learning_rate": (1e-4, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -196,4 +197,4 @@ class RMSpropRule(GradientRule):
 
     optimizer: RMSprop = field(default_factory=RMSprop)
     learning_rate: float | tuple[float, ...] = 1e-3
-    tuned_between: ClassVar = (1e-4, 1.0)
+    tuned: ClassVar = {"learning_rate": (1e-4, 1.0)}

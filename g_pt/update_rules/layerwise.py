@@ -104,7 +104,7 @@ class LARSRule(GradientRule):
 
     optimizer: LARS = field(default_factory=LARS)
     learning_rate: float | tuple[float, ...] = 30.0
-    tuned_between: ClassVar = None
+    tuned: ClassVar = {"learning_rate": (1.0, 300.0)}
 
 
 @dataclass(frozen=True)
@@ -113,4 +113,4 @@ class LAMBRule(GradientRule):
 
     optimizer: LAMB = field(default_factory=LAMB)
     learning_rate: float | tuple[float, ...] = 0.03
-    tuned_between: ClassVar = None
+    tuned: ClassVar = {"learning_rate": (1e-3, 1.0)}

@@ -45,7 +45,7 @@ class MFac(GradientRule):
     """Of F, for all networks or for each of them."""
     window: int = 32
     """Gradients m that F is made of."""
-    tuned_between: ClassVar = None
+    tuned: ClassVar = {"learning_rate": (1e-4, 1.0), "damping": (1e-3, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,7 +31,7 @@ class MiniBlockFisher(CurvatureRule):
     block_size: int | None = None
     """Parameters of a block, in all tensors, each block with an F of its own: 1 is a diagonal, the size of the largest
     tensor one block for each tensor. The blocks above where it is not given."""
-    tuned_between: ClassVar = None
+    tuned: ClassVar = {"learning_rate": (1e-4, 1.0), "damping": (1e-3, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
