@@ -51,6 +51,7 @@ class GradientRule:
     scaled_from: int | None = None
     """Batch size that the learning rate is meant for, with batch_scaling; 64 where it is not given."""
     tuned_between: ClassVar[tuple[float, float] | None] = None  # by the report; None: not compared
+    title: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         rates = self.learning_rate if isinstance(self.learning_rate, tuple) else (self.learning_rate,)
@@ -69,8 +70,8 @@ class GradientRule:
 
     @property
     def name(self) -> str:
-        """Of the optimizer's class."""
-        return type(self.optimizer).__name__
+        """The title, or that of the optimizer's class."""
+        return self.title or type(self.optimizer).__name__
 
     def draw(self, num_networks: int, generator: torch.Generator) -> tuple[GradientRule, list[dict[str, Any]]]:
         """See `DrawnRule`: base learning rates (B,), recorded as `learning_rate`."""
