@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from g_pt.update_rules.base import Cost
-from g_pt.update_rules.first_order import SGD, Momentum, each_network, not_negative, per_network
+from g_pt.update_rules.first_order import SGD, each_network, not_negative, per_network
 from g_pt.update_rules.gradient import GradientRule
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ class Curvature(NamedTuple):
     What is the same in all networks is expanded from one matrix.
     """
 
-    num_steps: int = 0
-    num_seen: int = 0
-    moments: Tensors = {}  # noqa: RUF012
-    inverses: Tensors = {}  # noqa: RUF012
+    num_steps: int
+    num_seen: int
+    moments: Tensors
+    inverses: Tensors
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,22 @@ class CurvatureRule(GradientRule):
     one; where there is none, the gradient is taken as it is. Each such step counts as one of `Cost.fallbacks`.
     """
 
-    optimizer: SGD = field(default_factory=Momentum)
+    optimizer: SGD = field(default_factory=SGD)
     """Takes the step, with momentum and with weight decay that no curvature divides."""
-    damping: float | tuple[float, ...] = 0.1
+    damping: float | tuple[float, ...] = 1.0
     """Added to the diagonal of second moments, for all networks or for each of them."""
     decay: float = 0.95
     """Decay of the mean of second moments."""
-    inverse_every: int = 1
+    inverse_every: int = 10
     """Steps from one inverse to the next."""
     seen_steps: int = 1
     """Of these steps, the last ones, whose mini-batches the moments are measured on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        not_negative(self, "damping", "decay")
+        not_negative(self, "damping")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie between 0 and 1, and below 1, got {self.decay}")
         if not 1 <= self.seen_steps <= self.inverse_every:
             raise ValueError(
                 f"seen_steps must lie between 1 and inverse_every = {self.inverse_every}, got {self.seen_steps}"
@@ -73,7 +75,7 @@ class CurvatureRule(GradientRule):
 
     def unknown_curvature(self, trained: Tensors, task: Task) -> Curvature:
         """See `GradientRule`."""
-        return Curvature()
+        return Curvature(0, 0, {}, {})
 
     def preconditioned(
         self, params: Tensors, grads: Tensors, curvature: Curvature, problem: Problem
@@ -82,15 +84,14 @@ class CurvatureRule(GradientRule):
         step, seen, moments, inverses = curvature
         failed: Any = False  # (B,)
         if -step % self.inverse_every < self.seen_steps:  # an inverse is due in so many steps
-            share = (1 - self.decay) / (1 - self.decay ** (seen + 1)) if self.decay else 1.0  # unbiased, as Adam's
-            found, seen = self.moments(params, grads, problem), seen + 1
-            moments = {name: running_mean(moments.get(name), new, share) for name, new in found.items()}
-            failed = any_of(not_finite(new) for new in found.values())
+            share = (1 - self.decay) / (1 - self.decay ** (seen + 1))  # unbiased, as Adam's means
+            for name, new in self.moments(params, grads, problem).items():
+                moments[name], wrong = running_mean(moments.get(name), new, share)
+                failed, seen = failed | wrong, curvature.num_seen + 1
         if step % self.inverse_every == 0:
-            damping = self.dampings(moments)
-            made = {n: damped_inverse(m, damping[n], inverses.get(n)) for n, m in moments.items()}
-            inverses = {name: inverse for name, (inverse, _) in made.items()}
-            failed = any_of([failed, *(wrong for _, wrong in made.values())])
+            for name, damping in self.dampings(moments).items():
+                inverses[name], wrong = damped_inverse(moments[name], damping, inverses.get(name))
+                failed = failed | wrong
         if failed is not False:
             problem.cost += Cost(fallbacks=failed.float().mean().item())
         return self.directions(grads, inverses), Curvature(step + 1, seen, moments, inverses)
@@ -106,46 +107,39 @@ def not_finite(moment: Tensor) -> Tensor:
     return (~once(moment).flatten(1).isfinite().all(dim=1)).expand(len(moment))
 
 
-def any_of(found: Any) -> Any:
-    """Networks for which any is true."""
-    result: Any = False
-    for each in found:
-        result = each | result
-    return result
-
-
-def running_mean(mean: Tensor | None, new: Tensor, share: float) -> Tensor:
-    """`mean` moved to `new` by a share; `mean`, or the identity, where `new` is not finite."""
+def where(networks: Tensor, then: Tensor, other: Tensor) -> Tensor:
+    """`then` (B, ...) or (n, n) for some networks (B,), `other` (B, ..., n, n) for the rest."""
     import torch
 
-    found, wrong = once(new), once(not_finite(new)).view(-1, *(1,) * (new.dim() - 1))
-    if mean is None:
-        kept = torch.eye(new.shape[-1], dtype=new.dtype, device=new.device)
-    else:
-        kept = once(mean)
-        found = kept.lerp(found, share)
-    return torch.where(wrong, kept, found).expand(new.shape)
+    return torch.where(networks.view(-1, *(1,) * (other.dim() - 1)), then, other) if networks.any() else other
+
+
+def running_mean(mean: Tensor | None, new: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """`mean` moved to `new` by a share, and the networks (B,) whose `new` is not finite: they keep their mean.
+
+    Those that have none yet get the identity.
+    """
+    import torch
+
+    wrong, eye = not_finite(new), torch.eye(new.shape[-1], dtype=new.dtype, device=new.device)
+    moved = once(new) if mean is None else once(mean).lerp(once(new), share)
+    return where(once(wrong), eye if mean is None else once(mean), moved).expand(new.shape), wrong
 
 
 def damped_inverse(moment: Tensor, damping: float | Tensor, earlier: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(M + damping I)^-1 of second moments (B, ..., n, n), and the networks (B,) that have the earlier one instead.
+    """(M + damping I)^-1 of second moments M (B, ..., n, n), and the networks (B,) where there is no finite one.
 
-    Args:
-        moment: positive semi-definite.
-        damping: of all networks or (B,).
-        earlier: taken where there is no finite inverse; the identity where not given.
+    These have the earlier inverse, or the identity. `damping` is that of all networks or (B,).
     """
     import torch
 
     eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
     own = once(moment) if isinstance(damping, int | float) else moment
     factor, minor = torch.linalg.cholesky_ex(own + per_network(damping, own) * eye)
-    inverse = torch.cholesky_inverse(factor).expand(moment.shape)
-    wrong = not_finite(inverse) | (minor != 0).view(len(own), -1).any(dim=1)  # a minor that is not positive
-    if not wrong.any():
-        return inverse, wrong
-    kept = eye if earlier is None else earlier
-    return torch.where(wrong.view(-1, *(1,) * (moment.dim() - 1)), kept, inverse), wrong
+    singular = (minor != 0)[..., None, None]  # for which the next line would raise
+    inverse = torch.cholesky_inverse(torch.where(singular, eye, factor)).expand(moment.shape)
+    wrong = not_finite(inverse) | singular.view(len(own), -1).any(dim=1)
+    return where(wrong, eye if earlier is None else earlier, inverse), wrong
 
 
 def times(rows: Tensor, inverse: Tensor) -> Tensor:

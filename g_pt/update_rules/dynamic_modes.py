@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from g_pt.update_rules.base import Cost
-from g_pt.update_rules.lookahead import moving_names
-from g_pt.update_rules.wrapped import WrappedRule
+from g_pt.update_rules.lookahead import WrappedRule, moving_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,12 +42,10 @@ class Modes(NamedTuple):
 
 
 def dynamic_modes(snapshots: Tensor, rank: int, most_growth: float | None = None) -> Modes:
-    """Decompose trajectories; differentiable where their singular values and eigenvalues differ.
+    """Decompose finite trajectories (B, h + 1, P) into at most `rank` modes, which is at most h.
 
-    Args:
-        snapshots: (B, h + 1, P), finite.
-        rank: largest number of modes r, at most h.
-        most_growth: largest modulus of an eigenvalue, to which larger ones are shortened.
+    Differentiable where singular values and eigenvalues differ. Eigenvalues of a modulus above `most_growth` are
+    shortened to it.
     """
     import torch
 
@@ -91,8 +88,8 @@ class DynamicModes(WrappedRule):
     """Some steps of a rule, then a jump to where the modes of its trajectory lead, which asks for no gradient.
 
     Modes are those of the differences between snapshots, which have the eigenvalues of the snapshots themselves and no
-    constant part. A network whose trajectory or jump is not finite stays where the inner rule left it, which counts as
-    one of `Cost.fallbacks`. The inner rule goes on with the state that it had before the jump.
+    constant part; what grows is taken to stay as large. A network whose trajectory or jump is not finite stays where
+    the inner rule left it, which counts as one of `Cost.fallbacks`. The inner rule keeps its state over the jump.
     """
 
     history: int = 10
@@ -103,8 +100,6 @@ class DynamicModes(WrappedRule):
     """Largest number of modes; at most history - 1."""
     ahead: int = 5
     """Length of a jump, in steps times the spacing."""
-    most_growth: float = 1.0
-    """Largest growth of a mode from one snapshot to the next; what grows faster is taken to grow so."""
 
     def __post_init__(self) -> None:
         for name, least in (("history", 2), ("spacing", 1), ("rank", 1), ("ahead", 1)):
@@ -112,8 +107,6 @@ class DynamicModes(WrappedRule):
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.rank >= self.history:
             raise ValueError(f"rank must be less than history, got {self.rank} and {self.history}: take more snapshots")
-        if not self.most_growth > 0:
-            raise ValueError(f"most_growth must be positive, got {self.most_growth}")
 
     @property
     def name(self) -> str:
@@ -121,17 +114,8 @@ class DynamicModes(WrappedRule):
         return f"Dynamic modes of {self.inner.name}"
 
     def init(self, params: Tensors, task: Task) -> Trajectory:
-        """See `UpdateRule`.
-
-        Raises:
-            ValueError: the inner rule cannot change networks of this task, or the snapshots do not fit into memory.
-        """
-        from g_pt.command_line.output import check_fits
-
+        """See `UpdateRule`."""
         point = flat(params, task)
-        check_fits(
-            point.nbytes * (self.history + 1), f"{self.history + 1} snapshots of {len(point):,} networks at once"
-        )
         snapshots = point.new_zeros(len(point), self.history + 1, point.shape[1])
         snapshots[:, 0] = point
         return Trajectory(0, snapshots, self.inner.init(params, task))
@@ -149,7 +133,7 @@ class DynamicModes(WrappedRule):
         problem.cost += Cost(fallbacks=stays.float().mean().item())
         names = moving_names(problem.task)
         parts = ends.split([params[name][0].numel() for name in names], dim=1)
-        moved = {name: part.reshape(params[name].shape) for name, part in zip(names, parts, strict=True)}
+        moved = {name: part.reshape(params[name].shape).contiguous() for name, part in zip(names, parts, strict=True)}
         snapshots[:, 0] = ends
         return {**params, **moved}, Trajectory(0, snapshots, inner)
 
@@ -159,7 +143,7 @@ class DynamicModes(WrappedRule):
 
         last, stays = snapshots[:, -1], ~snapshots.isfinite().flatten(1).all(dim=1)
         steps = torch.where(stays[:, None, None], 0.0, snapshots.diff(dim=1))  # a decomposition of NaN raises
-        ends = last + dynamic_modes(steps, self.rank, self.most_growth).sum_ahead(self.ahead)
+        ends = last + dynamic_modes(steps, self.rank, most_growth=1.0).sum_ahead(self.ahead)
         stays = stays | ~ends.isfinite().all(dim=1)
         return torch.where(stays[:, None], last, ends), stays
 

@@ -5,7 +5,7 @@ B = networks, n = inputs of a layer with a 1 for the bias, m = its outputs. Impo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,24 +25,16 @@ class Foof(CurvatureRule):
     That changes a layer's outputs by -rate times their gradients, as well as least squares can: section 3 of the paper.
     """
 
-    learning_rate: float | tuple[float, ...] = 0.3
-    tuned: ClassVar = {"learning_rate": (1e-2, 10.0), "damping": (1e-3, 1.0)}
-
-    @property
-    def name(self) -> str:
-        """In tables and figures."""
-        return "FOOF"
+    learning_rate: float | tuple[float, ...] = 3.0
+    title: ClassVar = "FOOF"
+    tuned: ClassVar = {"learning_rate": (0.1, 30.0), "damping": (0.03, 30.0)}
 
     def unknown_curvature(self, trained: Tensors, task: Task) -> Curvature:
-        """See `GradientRule`.
-
-        Raises:
-            ValueError: a layer is neither linear nor a convolution, see `known_layers`.
-        """
+        """See `GradientRule`; layers that are neither linear nor convolutions are refused, see `known_layers`."""
         from g_pt.update_rules.layer_moments import known_layers
 
         known_layers(task)
-        return Curvature()
+        return super().unknown_curvature(trained, task)
 
     def moments(self, params: Tensors, grads: Tensors, problem: Problem) -> Tensors:
         """See `CurvatureRule`: of the inputs of each layer."""
@@ -50,36 +42,25 @@ class Foof(CurvatureRule):
 
     def directions(self, grads: Tensors, inverses: Tensors) -> Tensors:
         """See `CurvatureRule`."""
-        result = dict(grads)
-        for layer in layers_in(grads, inverses):
-            result |= split_layer(times(layer_matrix(grads, layer), inverses[layer]), grads, layer)
-        return result
+        return by_layer(grads, inverses, lambda layer, matrix: times(matrix, inverses[layer]))
 
 
-def layers_in(grads: Tensors, layers: Iterable[str]) -> list[str]:
-    """Layers whose weight is trained, and held under the layer's own name where layers share it."""
-    return [layer for layer in layers if tensor_names(grads, layer)[0] in grads]
+def by_layer(grads: Tensors, layers: Iterable[str], change: Callable[[str, Tensor], Tensor]) -> Tensors:
+    """Gradients, of which each layer's are changed as one matrix (B, m, n), its last column being the bias.
 
-
-def tensor_names(tensors: Tensors, layer: str) -> tuple[str, str | None]:
-    """Names of a layer's weight and bias; None where it has no bias, or none that is trained."""
-    weight, bias = (f"{layer}.{kind}".lstrip(".") for kind in ("weight", "bias"))
-    return weight, bias if bias in tensors else None
-
-
-def layer_matrix(grads: Tensors, layer: str) -> Tensor:
-    """Gradients of a layer as one matrix, the bias as its last column: (B, m, n)."""
+    A bias that is not trained has no column. Gradients of no layer here stay as they are, as does a layer whose weight
+    is not trained, or is held under the name of another layer that shares it.
+    """
     import torch
 
-    weight, bias = tensor_names(grads, layer)
-    matrix = grads[weight].flatten(2)
-    return matrix if bias is None else torch.cat([matrix, grads[bias][..., None]], dim=2)
-
-
-def split_layer(matrix: Tensor, grads: Tensors, layer: str) -> Tensors:
-    """Tensors of a layer from their matrix: see `layer_matrix`."""
-    weight, bias = tensor_names(grads, layer)
-    shape = grads[weight].shape
-    if bias is None:
-        return {weight: matrix.view(shape)}
-    return {weight: matrix[..., :-1].reshape(shape), bias: matrix[..., -1].clone()}
+    result = dict(grads)
+    for layer in layers:
+        weight, bias = (f"{layer}.{kind}".lstrip(".") for kind in ("weight", "bias"))
+        if weight not in grads:
+            continue
+        columns = [grads[weight].flatten(2), *([grads[bias][..., None]] if bias in grads else [])]
+        changed = change(layer, torch.cat(columns, dim=2)).split([column.shape[2] for column in columns], dim=2)
+        result[weight] = changed[0].reshape(grads[weight].shape)
+        if bias in grads:
+            result[bias] = changed[1][..., 0].contiguous()
+    return result

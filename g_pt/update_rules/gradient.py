@@ -51,6 +51,7 @@ class GradientRule:
     """Multiply the learning rate by the batch size over that of scaled_from, or by the root of it."""
     scaled_from: int | None = None
     """Batch size that the learning rate is meant for, with batch_scaling; 64 where it is not given."""
+    title: ClassVar[str | None] = None
     tuned: ClassVar[Mapping[str, tuple[float, float]]] = {}  # settings worth tuning, and the range of each
 
     def __post_init__(self) -> None:
@@ -70,8 +71,8 @@ class GradientRule:
 
     @property
     def name(self) -> str:
-        """Of the optimizer's class."""
-        return type(self.optimizer).__name__
+        """The title, or that of the optimizer's class."""
+        return self.title or type(self.optimizer).__name__
 
     def draw(self, num_networks: int, generator: torch.Generator) -> tuple[GradientRule, list[dict[str, Any]]]:
         """See `DrawnRule`: base learning rates (B,), recorded as `learning_rate`."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 from g_pt.update_rules.base import Cost, DrawnRule
 from g_pt.update_rules.gradient import SGDRule
+from g_pt.update_rules.lookahead import WrappedRule
 from g_pt.update_rules.registry import CHOSEN_RULE
-from g_pt.update_rules.wrapped import WrappedRule
 
 if TYPE_CHECKING:
     import torch

@@ -6,11 +6,11 @@ B = networks, n = inputs of a layer with a 1 for the bias, m = its outputs. Impo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from g_pt.update_rules.curvature import times
 from g_pt.update_rules.first_order import each_network
-from g_pt.update_rules.foof import Foof, layer_matrix, layers_in, split_layer
+from g_pt.update_rules.foof import Foof, by_layer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +28,10 @@ class Kfac(Foof):
     parts is `damping`, their ratio that of the mean eigenvalues of S and E.
     """
 
-    learning_rate: float | tuple[float, ...] = 0.01
+    learning_rate: float | tuple[float, ...] = 0.1
     damping: float | tuple[float, ...] = 1e-2
-
-    @property
-    def name(self) -> str:
-        """In tables and figures."""
-        return "KFAC"
+    tuned: ClassVar = {"learning_rate": (3e-3, 3.0), "damping": (1e-3, 0.3)}
+    title: ClassVar = "KFAC"
 
     def moments(self, params: Tensors, grads: Tensors, problem: Problem) -> Tensors:
         """See `CurvatureRule`: of the inputs of each layer, and of the gradients at its outputs."""
@@ -53,8 +50,5 @@ class Kfac(Foof):
 
     def directions(self, grads: Tensors, inverses: Tensors) -> Tensors:
         """See `CurvatureRule`."""
-        result = dict(grads)
-        for layer in layers_in(grads, [name for name in inverses if not name.endswith(OUTPUTS)]):
-            matrix = inverses[layer + OUTPUTS] @ times(layer_matrix(grads, layer), inverses[layer])
-            result |= split_layer(matrix, grads, layer)
-        return result
+        layers = [name for name in inverses if not name.endswith(OUTPUTS)]
+        return by_layer(grads, layers, lambda n, matrix: inverses[n + OUTPUTS] @ times(matrix, inverses[n]))

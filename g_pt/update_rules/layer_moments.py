@@ -53,19 +53,16 @@ def known_layers(task: Task) -> dict[str, Any]:
 
 @torch.no_grad()
 def input_moments(task: Task, params: Tensors, examples: Tensor) -> Tensors:
-    """Mean of a a^T for the inputs a of every layer.
+    """Mean of a a^T for the inputs a of every layer, of networks in evaluation mode; what raises: see `known_layers`.
 
     Args:
-        task: of the networks; its module runs in evaluation mode.
+        task: of the networks.
         params: `{name: (B, *shape)}`, raw.
         examples: (N,) indices into the training split.
 
     Returns:
         `{layer: (B, n, n)}` by the name of the layer in `network()`; expanded from one matrix where a layer sees the
         same in all networks, as the first one does.
-
-    Raises:
-        ValueError: see `known_layers`.
     """
     layers, found = known_layers(task), dict[str, Tensor]()
     assert isinstance(task, SupervisedTask)
@@ -91,19 +88,8 @@ def gradient_moments(task: Task, params: Tensors, examples: Tensor, generator: t
     """Mean of e e^T, e being the gradient of one example's loss at a layer's outputs, for labels that a network draws.
 
     That is the output's side of the Fisher information, see Martens and Grosse 2015. Labels are drawn where networks
-    give logits (N, classes); other tasks keep those of the examples (the empirical Fisher information).
-
-    Args:
-        task: of the networks; its module runs in evaluation mode.
-        params: `{name: (B, *shape)}`, raw.
-        examples: (N,) indices into the training split.
-        generator: of the labels; all networks share its noise.
-
-    Returns:
-        `{layer: (B, m, m)}` by the name of the layer in `network()`.
-
-    Raises:
-        ValueError: see `known_layers`.
+    give logits (N, classes), with noise of the generator that all networks share; other tasks keep those of the
+    examples (the empirical Fisher information). Returns `{layer: (B, m, m)}`; the rest is as for `input_moments`.
     """
     layers = known_layers(task)
     assert isinstance(task, SupervisedTask)

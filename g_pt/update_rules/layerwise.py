@@ -58,8 +58,6 @@ class LAMB:
     """Added to the root of the mean of squares."""
     longest: float = 10.0
     """Largest length of a tensor that counts."""
-    bias_correction: bool = True
-    """Correct the means for what they began with, as the paper does; the first releases of others did not."""
 
     def __post_init__(self) -> None:
         not_negative(self, "weight_decay", "beta1", "beta2", "eps", "longest")
@@ -73,12 +71,11 @@ class LAMB:
     ) -> tuple[Tensors, AdamState]:
         """See `Optimizer`."""
         b1, b2, num_steps = self.beta1, self.beta2, state.num_steps + 1
-        unbiased1, unbiased2 = (1 - b1**num_steps, 1 - b2**num_steps) if self.bias_correction else (1.0, 1.0)
         for name, param in params.items():
             grad = grads[name]
             mean = state.mean[name].lerp_(grad, 1 - b1)
             square = state.square[name].mul_(b2).addcmul_(grad, grad, value=1 - b2)
-            step = mean / unbiased1 / (square / unbiased2).sqrt_().add_(self.eps)
+            step = mean / (1 - b1**num_steps) / (square / (1 - b2**num_steps)).sqrt_().add_(self.eps)
             if self.weight_decay:
                 step.add_(param, alpha=self.weight_decay)
             step.mul_(trust_ratio(norms(param).clamp(max=self.longest), norms(step)))
@@ -103,8 +100,8 @@ class LARSRule(GradientRule):
     """Momentum with steps as long as the weights of a layer say."""
 
     optimizer: LARS = field(default_factory=LARS)
-    learning_rate: float | tuple[float, ...] = 30.0
-    tuned: ClassVar = {"learning_rate": (1.0, 300.0)}
+    learning_rate: float | tuple[float, ...] = 5.0
+    tuned: ClassVar = {"learning_rate": (0.3, 100.0)}
 
 
 @dataclass(frozen=True)
@@ -112,5 +109,5 @@ class LAMBRule(GradientRule):
     """Adam with steps as long as the weights of a layer say."""
 
     optimizer: LAMB = field(default_factory=LAMB)
-    learning_rate: float | tuple[float, ...] = 0.03
+    learning_rate: float | tuple[float, ...] = 0.02
     tuned: ClassVar = {"learning_rate": (1e-3, 1.0)}

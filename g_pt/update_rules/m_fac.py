@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from g_pt.command_line.output import check_fits
 from g_pt.update_rules.base import Cost
-from g_pt.update_rules.first_order import SGD, Momentum, each_network, not_negative, per_network
+from g_pt.update_rules.first_order import SGD, each_network, not_negative, per_network
 from g_pt.update_rules.gradient import GradientRule
 
 if TYPE_CHECKING:
@@ -38,14 +38,15 @@ class MFac(GradientRule):
     is not finite, its gradient is taken as it is and left out of the window, which counts as one of `Cost.fallbacks`.
     """
 
-    optimizer: SGD = field(default_factory=Momentum)
+    optimizer: SGD = field(default_factory=SGD)
     """Takes the step, with momentum and with weight decay that no curvature divides."""
-    learning_rate: float | tuple[float, ...] = 0.01
-    damping: float | tuple[float, ...] = 0.01
+    learning_rate: float | tuple[float, ...] = 0.1
+    damping: float | tuple[float, ...] = 0.1
     """Of F, for all networks or for each of them."""
     window: int = 32
     """Gradients m that F is made of."""
-    tuned: ClassVar = {"learning_rate": (1e-4, 1.0), "damping": (1e-3, 1.0)}
+    title: ClassVar = "M-FAC"
+    tuned: ClassVar = {"learning_rate": (3e-3, 3.0), "damping": (3e-3, 3.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,22 +54,13 @@ class MFac(GradientRule):
         if self.window < 1:
             raise ValueError(f"window must be at least 1, got {self.window}")
 
-    @property
-    def name(self) -> str:
-        """In tables and figures."""
-        return "M-FAC"
-
     def unknown_curvature(self, trained: Tensors, task: Task) -> Window:
-        """See `GradientRule`.
-
-        Raises:
-            ValueError: the window does not fit into memory.
-        """
+        """See `GradientRule`; a window that does not fit into memory is refused before any of it is made."""
         like, m = next(iter(trained.values())), self.window
         size, num = sum(tensor[0].numel() for tensor in trained.values()), len(like)
         check_fits(
             num * m * (size + 2 * m) * like.element_size(),
-            f"a window of {m:,} gradients with {size:,} parameters, for {num:,} networks at once,",
+            f"a window of {m:,} gradients with {size:,} parameters (networks at once: {num:,})",
         )
         return Window(like.new_zeros(num, m, size), like.new_zeros(num, m, m))
 
@@ -82,20 +74,16 @@ class MFac(GradientRule):
         moved, wrong, window = replace_oldest(curvature, grad, each_network(self.damping, grad))
         problem.cost += Cost(fallbacks=wrong.float().mean().item())
         parts = moved.split([grad[0].numel() for grad in grads.values()], dim=1)
-        return {name: part.view(grads[name].shape) for name, part in zip(grads, parts, strict=True)}, window
+        return {
+            name: part.reshape(grads[name].shape).contiguous() for name, part in zip(grads, parts, strict=True)
+        }, window
 
 
 def replace_oldest(window: Window, grad: Tensor, damping: float | Tensor) -> tuple[Tensor, Tensor, Window]:
-    """Put a gradient in place of the oldest one, in the window's own memory.
+    """Put a gradient (B, P) in place of the oldest one, in the window's own memory; `damping` may be (B,).
 
-    Args:
-        window: before.
-        grad: (B, P).
-        damping: of all networks or (B,).
-
-    Returns:
-        F^-1 times this gradient (B, P), or the gradient itself where that is not finite; where it is not (B,); the
-        window after.
+    Returns F^-1 times this gradient (B, P), or the gradient itself where that is not finite; where it is not (B,); the
+    window after.
     """
     import torch
 

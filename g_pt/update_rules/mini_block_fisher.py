@@ -25,23 +25,20 @@ class MiniBlockFisher(CurvatureRule):
     filter between two channels, each with an F of its own; single numbers in other tensors. Needs gradients alone.
     """
 
-    learning_rate: float | tuple[float, ...] = 0.01
-    damping: float | tuple[float, ...] = 0.01
+    learning_rate: float | tuple[float, ...] = 1e-3
+    damping: float | tuple[float, ...] = 1e-3
     decay: float = 0.9
+    inverse_every: int = 4
     block_size: int | None = None
     """Parameters of a block, in all tensors, each block with an F of its own: 1 is a diagonal, the size of the largest
     tensor one block for each tensor. The blocks above where it is not given."""
-    tuned: ClassVar = {"learning_rate": (1e-4, 1.0), "damping": (1e-3, 1.0)}
+    title: ClassVar = "Mini-block Fisher"
+    tuned: ClassVar = {"learning_rate": (1e-4, 0.1), "damping": (1e-4, 0.1)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.block_size is not None and self.block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {self.block_size}")
-
-    @property
-    def name(self) -> str:
-        """In tables and figures."""
-        return "Mini-block Fisher"
 
     def size(self, grad: Tensor) -> int:
         """Parameters k of a tensor's blocks."""
@@ -67,7 +64,7 @@ class MiniBlockFisher(CurvatureRule):
         for name, grad in grads.items():
             rows, inverse = blocks(grad, self.size(grad)), inverses[name]
             moved = rows @ inverse[:, 0] if inverse.shape[1] == 1 else (inverse @ rows[..., None])[..., 0]
-            result[name] = moved.flatten(1)[:, : grad[0].numel()].view(grad.shape)
+            result[name] = moved.flatten(1)[:, : grad[0].numel()].reshape(grad.shape).contiguous()
         return result
 
 

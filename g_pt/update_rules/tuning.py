@@ -277,11 +277,11 @@ def read_log(log: Path | None, search: Mapping[str, Any]) -> dict[tuple[int, int
     """
     if log is None:
         return {}
-    lines = log.read_text().splitlines() if log.exists() else []
-    entries = [json.loads(line) for line in lines if line.endswith("}")]  # a kill leaves half a line
-    if not entries:
-        log.write_text(json.dumps(search) + "\n")
-    elif entries[0] != json.loads(json.dumps(search)):
+    text = log.read_text() if log.exists() else ""
+    whole = text[: text.rfind("\n") + 1]  # a kill leaves half a line
+    log.write_text(whole or json.dumps(search) + "\n")
+    entries = [json.loads(line) for line in whole.splitlines()] or [search]
+    if entries[0] != json.loads(json.dumps(search)):
         raise ValueError(f"{log} must be the log of this search, which it is not: take another file, or delete it")
     return {(e["trial"], e["rung"]): {int(step): value for step, value in e["curve"].items()} for e in entries[1:]}
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from g_pt.tasks import get_task
 from g_pt.tasks.quadratics import Quadratics
-from g_pt.testing import check_rule
 from g_pt.update_rules.first_order import SGD, Momentum
 from g_pt.update_rules.gradient import AdamRule, GradientRule, SGDRule
 from g_pt.update_rules.guard import Guard, lowest, selected
@@ -82,13 +81,6 @@ def test_every_block_keeps_the_bound_of_gradient_descent_on_a_strongly_convex_pr
     else:  # a guard is not to be bought by luck: what is never better leaves exactly the fall-back
         refused = losses == alone
         assert refused.all() if kind in ("ascending", "NaN") else refused[20:].all()
-
-
-@pytest.mark.parametrize("options", [{"reset": True}, {"rule_steps": 1}, {"metric": "loss"}, {"num_batches": 2}])
-def test_a_guarded_rule_keeps_the_promises_of_rules(options: dict[str, Any]) -> None:
-    rule = Guard(AdamRule(schedule="constant"), SGDRule(schedule="constant"), **({"block": 2} | options))
-    check_rule(rule, Quadratics())
-    check_rule(rule, get_task("digits"))
 
 
 def test_what_was_not_taken_begins_anew() -> None:

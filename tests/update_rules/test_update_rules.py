@@ -11,7 +11,7 @@ import torch
 from builders import build_pipeline, randomise
 from torch import nn
 
-from g_pt.report.optimizers import rivals
+from g_pt.report.courses import usual
 from g_pt.tasks import get_task
 from g_pt.tasks.quadratics import Quadratics
 from g_pt.tasks.supervised import SupervisedTask
@@ -19,6 +19,7 @@ from g_pt.testing import check_rule
 from g_pt.update_rules.base import Cost, UpdateRule
 from g_pt.update_rules.first_order import SGD
 from g_pt.update_rules.gradient import GradientRule, SGDRule
+from g_pt.update_rules.lookahead import Lookahead
 from g_pt.update_rules.mini_batches import mini_batches
 from g_pt.update_rules.problem import TaskProblem, follow
 from g_pt.update_rules.prompted import PromptRule, SavedPromptRule
@@ -39,16 +40,49 @@ def followed(rule: UpdateRule[Any], starts: torch.Tensor, seed: int = 0, task=TA
     return [params for params, _ in islice(path, NUM_STEPS)]
 
 
+# what is checked of a rule beside its defaults, in the few steps of a check
+BESIDE: dict[str, list[dict[str, Any]]] = {
+    "g-pt": [{"num_inference_steps": 1}],
+    "lars": [{"warm_up_steps": 2, "batch_scaling": "linear"}],
+    "foof": [{"inverse_every": 3, "seen_steps": 2}],
+    "mini-block-fisher": [{"block_size": 7}],
+    "m-fac": [{"window": 2}],  # full, and its oldest replaced
+    "guard": [{"block": 2, "num_batches": 1, "reset": True}, {"block": 2, "metric": "loss", "rule_steps": 1}],
+    "lookahead": [{"every": 2}, {"every": 2, "inner": make_rule("foof"), "reset": True}],
+    "dynamic-modes": [{"history": 2, "spacing": 1, "ahead": 2}],
+}
+OF_GRADIENTS = [name for name in RULES if name not in ("g-pt", "foof", "kfac")]
+
+
 @pytest.mark.parametrize("name", RULES)
-def test_a_rule_keeps_its_promises(name: str) -> None:
+def test_a_rule_keeps_its_promises(name: str, subtests) -> None:
     rule = make_rule(name)
     assert rule_name(rule) == name
     assert dataclasses.is_dataclass(rule)
-    if name == "g-pt":
-        check_rule(dataclasses.replace(rule, num_inference_steps=1), TASK)
-        return
-    check_rule(dataclasses.replace(rule, schedule="constant"), Quadratics())
-    check_rule(rule, TASK)
+    for settings in ([] if name == "g-pt" else [{}]) + BESIDE.get(name, []):
+        changed = dataclasses.replace(rule, **settings)
+        with subtests.test(settings=str(settings)):
+            if name in OF_GRADIENTS and "inner" not in settings:
+                constant = {"schedule": "constant"} if hasattr(rule, "schedule") else {}
+                check_rule(dataclasses.replace(changed, **constant), Quadratics())
+            check_rule(changed, TASK)
+
+
+def test_a_setting_of_each_network_is_that_of_each_alone(subtests) -> None:
+    starts = TASK.init(2, torch.Generator().manual_seed(1))
+    for rule, name in (
+        *((make_rule(rule), "damping") for rule in ("foof", "kfac", "mini-block-fisher", "m-fac")),
+        (Lookahead(SGDRule(), every=2), "alpha"),
+    ):
+        constant = {"schedule": "constant"}
+        inner = {"inner": dataclasses.replace(rule.inner, **constant)} if name == "alpha" else constant
+        rule = dataclasses.replace(rule, **inner)
+        with subtests.test(rule=rule.name):
+            together = followed(dataclasses.replace(rule, **{name: (0.1, 0.9)}), starts)[-1]
+            for i, value in enumerate((0.1, 0.9)):
+                alone = followed(dataclasses.replace(rule, **{name: value}), starts[i : i + 1])[-1][0]
+                torch.testing.assert_close(together[i], alone, rtol=1e-3, atol=1e-4)
+            assert (together[0] - starts[0] - (together[1] - starts[1])).abs().max() > 1e-3
 
 
 def test_the_rule_of_a_pipeline_keeps_its_promises() -> None:
@@ -115,22 +149,25 @@ def test_broken_promises_are_named(kind: type[GradientRule], message: str) -> No
         check_rule(kind(SGD(), 0.1), Quadratics())
 
 
-@pytest.mark.parametrize("name", rivals())
+ALONE = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.01),
+    "momentum": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9),
+    "nesterov": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, 0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.01),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_networks_train_as_torch_optim_trains_each_alone(name: str) -> None:
     starts = TASK.init(2, torch.Generator().manual_seed(1))
-    ours = followed(dataclasses.replace(rivals()[name], learning_rate=0.01), starts)[-1]
+    ours = followed(dataclasses.replace(usual(make_rule(name)), learning_rate=0.01), starts)[-1]
     train = TASK.splits["train"]
     for start, end in zip(starts, ours, strict=True):
         module = TASK.network()
         module.load_state_dict(TASK.layout.unflatten(start))
-        optimizer = {
-            "SGD": lambda p: torch.optim.SGD(p, 0.01),
-            "Momentum": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9),
-            "Nesterov": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True),
-            "Adam": lambda p: torch.optim.Adam(p, 0.01),
-            "AdamW": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.01),
-            "RMSprop": lambda p: torch.optim.RMSprop(p, 0.01),
-        }[name](module.parameters())
+        optimizer = ALONE[name](module.parameters())
         batches = mini_batches(len(train), 64, torch.Generator().manual_seed(0))
         for examples in islice(batches, NUM_STEPS):
             optimizer.zero_grad()
@@ -229,37 +266,3 @@ def test_the_problem_gives_one_mini_batch_for_a_step_and_others_to_losses() -> N
     assert problem.cost == Cost(gradients=2, losses=6, metrics=1)
     problem.step = 1
     assert not torch.equal(problem.gradients(params)[0], losses)
-
-
-def test_layer_inputs_are_second_moments_of_what_linear_layers_see() -> None:
-    params = TASK.layout.unflatten(TASK.init(2, torch.Generator().manual_seed(0)))
-    problem = TaskProblem(TASK, torch.Generator().manual_seed(1), batch_size=32)
-    found = problem.layer_inputs(params)
-    inputs = TASK.splits["train"].inputs[problem.examples()]
-    assert len(found) == 2
-    module = TASK.network()
-    module.load_state_dict({name: tensor[1] for name, tensor in params.items()})
-    layers = dict(module.named_modules())
-    seen = {}
-    for name in found:
-        layers[name].register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0]}))
-    module(inputs)
-    for name, moment in found.items():
-        assert moment.shape == (2, layers[name].in_features, layers[name].in_features)
-        torch.testing.assert_close(moment[1], seen[name].T @ seen[name] / 32)
-
-
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
-        ("fashion-cnn", "layer_inputs knows nn.Linear only, but layer '.*' is Conv2d"),
-        ("quadratics", "needs a SupervisedTask"),
-    ],
-)
-def test_layers_that_are_not_linear_are_named(task: str, message: str) -> None:
-    made = get_task(task)
-    params = made.layout.unflatten(made.init(1, torch.Generator()))
-    from g_pt.update_rules.layer_inputs import layer_inputs
-
-    with pytest.raises(ValueError, match=message):
-        layer_inputs(made, params, torch.arange(2))
