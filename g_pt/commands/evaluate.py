@@ -47,8 +47,8 @@ class Arguments:
     task: str | None = None
     """The model's task where it is your own: path/to/file.py:Class or package.module:Class."""
     sections: tuple[str, ...] = ()
-    """Which sections: prompting, recursion, samples, inits, optimizers, population, novelty, start_use, landscape,
-    latent_walk; all where not given."""
+    """Which sections: prompting, recursion, samples, inits, optimizers, random_search, population, novelty, start_use,
+    landscape, latent_walk; all where not given."""
     quick: bool = False
     """A first look: 16 networks, 5 prompts, 100 steps of the optimizers, and no runs but those of --dataset."""
     networks: int | None = None

@@ -13,6 +13,7 @@ SECTIONS = {
     "samples": "g_pt.report.samples:measure_samples",
     "inits": "g_pt.report.inits:measure_inits",
     "optimizers": "g_pt.report.optimizers:measure_optimizers",
+    "random_search": "g_pt.report.random_search:measure_random_search",
     "population": "g_pt.report.population:measure_population",
     "novelty": "g_pt.report.novelty:measure_novelty",
     "start_use": "g_pt.report.start_use:measure_start_use",

@@ -107,6 +107,11 @@ class Trials:
         """The best of those that were measured after so many steps."""
         return min((t for t in self.all if steps in t.curve), key=lambda trial: self.badness(trial, steps))
 
+    def early_stopped(self) -> tuple[Trial, int]:
+        """The best of all trials at any number of steps, and this number."""
+        every = [(trial, steps) for trial in self.all for steps in trial.curve]
+        return min(every, key=lambda at: self.badness(*at))
+
     def badness(self, trial: Trial, steps: int) -> float:
         """A number that is lower for a better trial."""
         value = trial.curve[steps]

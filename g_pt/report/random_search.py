@@ -1,0 +1,103 @@
+"""Random search as a baseline for the network itself: the best of K random settings, for the steps of one harvest.
+
+Li and Talwalkar 2019: early-stopped random search is hard to beat, and always to be shown.
+
+B = networks.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from torch import Tensor
+
+from g_pt.evaluation.statistics import summary
+from g_pt.report.courses import cost_of_step, usual
+from g_pt.report.section import Section, Subject, Table
+from g_pt.tasks.base import TrainableTask
+from g_pt.update_rules.problem import follow
+from g_pt.update_rules.prompted import PromptRule
+from g_pt.update_rules.registry import make_rule, rule_name
+from g_pt.update_rules.tuning import Budget, search_space, tune, with_settings
+
+SEARCHED = ("sgd", "nesterov", "adam", "adamw")  # each takes its share of the steps
+WEIGHT_DECAY = [0.0, 1e-3]
+STEPS_OVER_HARVEST, ETA, MEASURED = 2, 3, 8  # the last rung over the steps of a training run, and where it is measured
+NUM_NETWORKS, AT_ONCE, TIMED_STEPS = 64, 250, 20
+MOST_WORK = 4e9  # steps times parameters: a minute or two; of a larger harvest, the share that is as much
+
+
+def measure_random_search(subject: Subject) -> Section | None:
+    """What random settings with early stopping reach; None without losses on examples or a harvest that is known."""
+    task, metric, runs = subject.task, subject.metric, subject.pipeline.facts.dataset.num_runs
+    if not isinstance(task, TrainableTask) or runs is None:
+        return None
+    harvest = subject.harvest
+    whole, most = runs * harvest.num_steps, STEPS_OVER_HARVEST * harvest.num_steps
+    budget = Budget(1, most, max(1, most // ETA**2), ETA, num_networks=1, num_orders=1, batch_size=harvest.batch_size)
+    # a rung costs as much as any other: a share 1/eta of the trials, for eta times the steps
+    spent = min(whole, round(MOST_WORK / task.layout.num_params)) // len(SEARCHED)
+    budget = replace(budget, num_trials=max(ETA**2, spent // (budget.rungs[0] * len(budget.rungs))))
+    started, found = time.perf_counter(), []
+    for name in SEARCHED:
+        subject.progress(f"{budget.num_trials} random settings of {name}")
+        rule, seed = usual(make_rule(name)), subject.generator(f"random_search/{name}").initial_seed()
+        space = search_space(rule) | {"optimizer.weight_decay": WEIGHT_DECAY}
+        measured = sorted({most * k // MEASURED for k in range(1, MEASURED)} - {0})
+        found.append((rule, tune(rule, space, task, budget, metric=metric.name, seed=seed, measured=measured)))
+    seconds, taken = time.perf_counter() - started, sum(trials.steps_taken for _, trials in found)
+    rule, trials = min(found, key=lambda one: one[1].badness(*one[1].early_stopped()))
+    best, stop = trials.early_stopped()
+    generator = subject.generator("random_search")
+    starts = task.init(min(subject.num_networks, NUM_NETWORKS), generator)
+    searched = with_settings(rule, best.settings)
+    [(ends, _)] = follow(searched, task, starts, generator, batch_size=harvest.batch_size, steps=[stop])
+    g_pt = PromptRule(subject.pipeline, subject.best_prompt, subject.num_inference_steps)
+    updated, _ = next(follow(g_pt, task, starts, generator))
+    some = task.init(min(AT_ONCE, runs), generator)
+    step_seconds = cost_of_step(usual(harvest.rule), subject, some, TIMED_STEPS)["seconds"]
+    harvest_seconds = whole / len(some) * step_seconds
+    num = budget.num_trials * len(SEARCHED)
+    results = {"one update": updated, f"{rule.name}, best settings": ends}
+    return Section(
+        name="random_search",
+        title="Random search for the steps of one harvest",
+        facts={
+            "settings": num,
+            "network_steps": taken,
+            "network_steps_of_the_harvest": whole,
+            "seconds": seconds,
+            "seconds_of_the_harvest": harvest_seconds,
+            "best": {"rule": rule_name(rule), "settings": best.settings, "steps": stop},
+            "one_update": facts(subject, updated),
+            "best_settings": facts(subject, ends),
+        },
+        tables=(table(subject, results),),
+        notes=(
+            f"{num:,} settings of {len(SEARCHED)} rules: learning rate and weight decay, one network each, stopped "
+            f"early by ASHA and at the best of {MEASURED} moments on the validation split: {taken:,} steps of networks "
+            f"in {seconds:.0f} s. The harvest of the training runs took {whole:,}, about {harvest_seconds:.0f} s here.",
+            f"The best settings, {best.settings}, then trained networks from the inits of the update for {stop} steps.",
+        ),
+    )
+
+
+def facts(subject: Subject, params: Tensor) -> dict[str, dict[str, float]]:
+    """Test metrics of networks (B, P): their mean, and that of the network that is best on the validation split."""
+    task, name = subject.task, subject.metric.name
+    best = int(subject.metric.argbest(task.evaluate(params, "validation")[name].cpu()))
+    measured = task.evaluate(params, "test")
+    return {f"test_{n}": summary(v.cpu()) | {"best_on_validation": v[best].item()} for n, v in measured.items()}
+
+
+def table(subject: Subject, results: dict[str, Tensor]) -> Table:
+    """Means, and the best network."""
+    rows = []
+    for name, params in results.items():
+        found = facts(subject, params)
+        means = (f"{one['mean']:.3g} [{one['low']:.3g}, {one['high']:.3g}]" for one in found.values())
+        rows.append((name, *means))
+        rows.append((f"{name}: the best on validation", *(f"{f['best_on_validation']:.3g}" for f in found.values())))
+    num = len(next(iter(results.values())))
+    return Table(f"test metrics of {num} networks from the same unseen inits", ("", *subject.task.metrics), tuple(rows))
