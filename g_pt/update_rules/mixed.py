@@ -36,15 +36,17 @@ class MixedRule:
         import torch
 
         rows = torch.randperm(num_networks, generator=generator)  # not in turn: splits of runs go by their numbers
-        parts = tuple(tuple(rows[k :: len(self.rules)].sort().values.tolist()) for k in range(len(self.rules)))
-        drawn: list[Any] = []
+        drawn: list[UpdateRule[Any]] = []
+        parts: list[list[int]] = []
         records: list[dict[str, Any]] = [{} for _ in range(num_networks)]
-        for rule, part in zip(self.rules, parts, strict=True):
+        for k, rule in enumerate(self.rules[:num_networks]):
+            part = rows[k :: len(self.rules)].sort().values.tolist()
             own, about = rule.draw(len(part), generator) if isinstance(rule, DrawnRule) else (rule, [{}] * len(part))
             drawn.append(own)
+            parts.append(part)
             for row, record in zip(part, about, strict=True):
                 records[row] = {"optimizer": rule_name(rule), **record, "rule": rule_settings(rule)}
-        return DividedRule(tuple(drawn), parts), records
+        return DividedRule(drawn, parts), records
 
     def init(self, params: Tensors, task: Task) -> list[Any]:
         """See `UpdateRule`: rules in turn, where nobody has drawn them."""
@@ -55,41 +57,33 @@ class MixedRule:
         return self._in_turn(params).step(params, state, problem)
 
     def _in_turn(self, params: Tensors) -> DividedRule:
-        num, rules = len(next(iter(params.values()))), self.rules
-        return DividedRule(rules, tuple(tuple(range(k, num, len(rules))) for k in range(len(rules))))
+        num, most = len(next(iter(params.values()))), len(self.rules)
+        return DividedRule(self.rules[:num], [[*range(k, num, most)] for k in range(min(most, num))])
 
 
 @dataclass(frozen=True)
 class DividedRule:
-    """Rules, each for networks of its own.
+    """Rules, each for networks of its own: the numbers of those of each rule are its part."""
 
-    Attributes:
-        rules: as many as parts.
-        parts: numbers of the networks of each rule, every network in one of them.
-    """
-
-    rules: tuple[UpdateRule[Any], ...]
-    parts: tuple[tuple[int, ...], ...]
+    rules: Sequence[UpdateRule[Any]]
+    parts: Sequence[list[int]]
     name = MixedRule.name
 
     def init(self, params: Tensors, task: Task) -> list[Any]:
-        """See `UpdateRule`: a state for each rule, also for one without networks."""
-        return [
-            rule.init({name: tensor[list(part)] for name, tensor in params.items()}, task)
-            for rule, part in zip(self.rules, self.parts, strict=True)
-        ]
+        """See `UpdateRule`: a state for each rule."""
+        each = zip(self.rules, self.parts, strict=True)
+        return [rule.init({name: tensor[part] for name, tensor in params.items()}, task) for rule, part in each]
 
     def step(self, params: Tensors, state: list[Any], problem: Problem) -> tuple[Tensors, list[Any]]:
         """See `UpdateRule`; the cost of a step is that of the dearest rule."""
-        before, costs, after = problem.cost, [problem.cost], list(state)
-        for k, (rule, part) in enumerate(zip(self.rules, self.parts, strict=True)):
-            if not part:
-                continue
+        before, costs, after = problem.cost, [], []
+        for rule, part, own in zip(self.rules, self.parts, state, strict=True):
             problem.cost = before
-            moved, after[k] = rule.step({n: t[list(part)] for n, t in params.items()}, state[k], problem)
+            moved, own = rule.step({name: tensor[part] for name, tensor in params.items()}, own, problem)
+            after.append(own)
             costs.append(problem.cost)
             for name, tensor in moved.items():
-                params[name][list(part)] = tensor
+                params[name][part] = tensor
         problem.cost = dearest(costs)
         return params, after
 
