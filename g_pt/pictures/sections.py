@@ -43,17 +43,19 @@ def save_optimizer_curves(
     if at is not None:
         canvas.plot(at, level.mean, "*", color=ORANGE, ms=13, zorder=3)
     title = f"{len(one_update)} unseen inits, settings tuned for each number of steps"
-    save_steps(figure, canvas, axis, title, path, metric)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if num > MOST_BANDS else {}
+    figure.set_figwidth((1.4 if beside else 1.0) * figure.get_figwidth())
+    save_steps(figure, canvas, axis, title, path, metric, **beside)
 
 
-def save_steps(figure: Any, axis: Any, steps: str, title: str, path: Path, metric: Metric) -> None:
+def save_steps(figure: Any, axis: Any, steps: str, title: str, path: Path, metric: Metric, **legend: Any) -> None:
     """Name the axes of a metric over steps, both logarithmic where the metric is, and save."""
     axis.set(xlabel=steps, ylabel=f"{metric.label}, test split")
     plain_log(axis, "x")
     if metric.transform == "log":
         plain_log(axis)
     axis.set_title(title, fontsize=10)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, **legend)
     save_figure(figure, path)
 
 

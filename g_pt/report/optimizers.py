@@ -29,12 +29,13 @@ from g_pt.report.courses import (
 )
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks.base import TrainableTask
+from g_pt.update_rules.gradient import GradientRule
 from g_pt.update_rules.problem import follow
 from g_pt.update_rules.prompted import PromptRule
 
 NUM_NETWORKS = 64
 TIMED_UPDATES = 3
-NUM_CONTINUED = 2  # rules that go on from an update
+NUM_CONTINUED = 2  # rules that go on from an update: the best of those around no other rule
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def measure_optimizers(subject: Subject) -> Section | None:
     for name, rule in rules.items():
         subject.progress(f"{steps[-1]} steps of {name}")
         courses[name] = run_rival(f"optimizers/{name}", rule, subject, starts, steps, others)
-    best = sorted(courses, key=lambda n: courses[n].trials.badness(courses[n].trials.best_at(steps[-1]), steps[-1]))
+    plain = [name for name in courses if isinstance(rules[name], GradientRule)]
+    best = sorted(plain, key=lambda n: courses[n].trials.badness(courses[n].trials.best_at(steps[-1]), steps[-1]))
     updated_others = one_update(subject, others).params
     continued = {}
     for name in best[:NUM_CONTINUED]:
@@ -108,7 +110,7 @@ def make_section(
     notes = [
         f"Settings are constant, and for each number of steps on its own the best of {NUM_TRIALS} on the validation "
         f"split and {TUNING_NETWORKS} other networks, found by ASHA: all go for {max(1, steps[-1] // LOWEST_RUNG)} "
-        f"steps, the best third for three times as many, and so on. Mini-batches of {batch_size} in {NUM_ORDERS} "
+        f"steps, the best third for {steps[-1]}. Mini-batches of {batch_size} in {NUM_ORDERS} "
         f"orders. A number of steps is the first of {len(steps)} measured ones, {STEPS_PER_DECADE} per decade.",
         "Costs are those of one network, but for seconds, which are those of all of them at once.",
         *(f"Not here: {name}: {reason}." for name, reason in left_out.items()),
