@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -59,6 +60,24 @@ def run_program(
     limits: Limits | None = None,
 ) -> list[int]:
     """Run `module:function(arguments)` in some processes; returns their exit codes, which are negative for signals."""
+    started = start_program(main, arguments, processes=processes, death=death, limits=limits)
+    for process in started:
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [int(process.exitcode or 0) for process in started]
+
+
+def start_program(
+    main: str,
+    arguments: Sequence[object],
+    *,
+    processes: int = 1,
+    death: Death | None = None,
+    limits: Limits | None = None,
+) -> list[ForkServerProcess]:
+    """Start `module:function(arguments)` in some processes; does not wait for them."""
     port = free_port()
     started = [
         SERVER.Process(target=child, args=(main, list(map(str, arguments)), rank, processes, port, death, limits))
@@ -66,12 +85,7 @@ def run_program(
     ]
     for process in started:
         process.start()
-    for process in started:
-        process.join(PATIENCE)
-        if process.is_alive():
-            process.kill()
-            process.join()
-    return [int(process.exitcode or 0) for process in started]
+    return started
 
 
 def child(

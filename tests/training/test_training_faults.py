@@ -48,6 +48,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "when", ["checkpoints_dataset.writer:DatasetWriter.write_shard", "g_pt.runtime.processes:Team.wait"]
 )
