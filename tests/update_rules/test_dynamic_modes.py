@@ -92,7 +92,7 @@ def test_a_jump_lands_where_the_inner_rule_would_without_its_gradients(subtests)
 
 
 def test_jumps_shorten_the_way_of_adam_on_digits() -> None:
-    """Measured over 16 networks: 0.52 after 40 steps and a jump, 0.65 without the jump, and 0.39 20 steps later."""
+    """Measured over 16 networks: 0.55 after 40 steps and a jump, 0.72 without the jump, and 0.38 after 60 steps."""
     task = get_task("digits")
     starts = task.init(16, torch.Generator().manual_seed(0))
     adam = AdamRule(learning_rate=5e-3, schedule="constant")
