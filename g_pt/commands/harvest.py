@@ -4,6 +4,7 @@ Examples:
     gpt-harvest --task digits --num-runs 4000
     gpt-harvest --task my_task.py:MyTask --num-runs 500
     gpt-harvest --rule adam --rule.learning-rate-range 0.0003 0.01 --num-runs 500 --out runs/digits/adam
+    gpt-harvest --rule adam --rule nesterov --rule.rules.0.learning-rate 0.02 --num-runs 500 --out runs/digits/mixed
 
 Sizes come with some tasks, such as those of policies; flags and files count over them.
 A harvest that was interrupted continues when the same command is given again.
