@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -31,7 +32,6 @@ from g_pt.update_rules.registry import plain, rule_settings
 
 # dotted name of a setting -> two positive numbers between which it is drawn, log-uniformly, or a list to choose from
 Space = Mapping[str, tuple[float, float] | list[Any]]
-MOST_AT_ONCE = 1024  # networks in one program
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ class Trial:
     Attributes:
         settings: by dotted name.
         curve: `{steps: mean validation metric}`, None where that of any network is not finite.
-        rung: of the last run; -1 before the first.
+        reached: steps of the last run.
         steps_taken: by each network, in all runs.
     """
 
     settings: dict[str, Any]
     curve: dict[int, float | None] = field(default_factory=dict)
-    rung: int = -1
+    reached: int = 0
     steps_taken: int = 0
 
 
@@ -101,7 +101,7 @@ class Trials:
     @property
     def best(self) -> Trial:
         """The best after the most steps that any trial took."""
-        return self.best_at(max(max(trial.curve, default=0) for trial in self.all))
+        return self.best_at(max(trial.reached for trial in self.all))
 
     def best_at(self, steps: int) -> Trial:
         """The best of those that were measured after so many steps."""
@@ -165,24 +165,23 @@ def tune(
         ValueError: the rule has no such setting, or the log is of another search.
     """
     draws = drawn_settings(space, budget.num_trials, keyed_generator(seed, 0))
-    found, rungs = Trials([Trial(settings) for settings in draws], task.metric(metric)), budget.rungs
+    found = Trials([Trial(settings) for settings in draws], task.metric(metric))
     stacked = {name for name in space if takes_one_each(with_settings(rule, draws[0]), name)}
     begin = task.init(budget.num_networks, keyed_generator(seed, 1)) if starts is None else starts
     search = plain({"rule": rule_settings(rule), "space": dict(space), "task": task.name, "metric": metric,
                     "seed": seed, "budget": asdict(budget), "fresh": starts is None})  # fmt: skip
     known = read_log(log, search)
-    while jobs := next_jobs(found, len(rungs), budget):
-        for rung, numbers in programs(found, jobs, stacked, max(1, MOST_AT_ONCE // len(begin))):
-            steps, end = sorted({s for s in measured if s < rungs[rung]} | {rungs[rung]}), rungs[rung]
-            if not all((number, end) in known for number in numbers):
-                settings = [found.all[number].settings for number in numbers]
+    while jobs := next_jobs(found, budget):
+        for end, group in programs(found, jobs, stacked):
+            steps = sorted({step for step in measured if step < end} | {end})
+            if not all((number, end) in known for number in group):
+                settings = [found.all[number].settings for number in group]
                 curves = measure(rule, settings, stacked, task, begin, steps, budget, metric, seed)
-                made = {(n, end): dict(zip(steps, c, strict=True)) for n, c in zip(numbers, curves, strict=True)}
+                made = {(n, end): dict(zip(steps, c, strict=True)) for n, c in zip(group, curves, strict=True)}
                 append_log(log, made, found)
                 known |= made
-            for number in numbers:
-                trial = found.all[number]
-                trial.curve, trial.rung = trial.curve | known[number, end], rung
+            for trial, number in ((found.all[number], number) for number in group):
+                trial.curve, trial.reached = trial.curve | known[number, end], end
                 trial.steps_taken += end
     return found
 
@@ -200,33 +199,28 @@ def drawn_settings(space: Space, num: int, generator: torch.Generator) -> list[d
     return drawn
 
 
-def next_jobs(trials: Trials, num_rungs: int, budget: Budget) -> list[tuple[int, int]]:
-    """Trials of the next round and the rung that each is for: promotions, the highest first, then new ones."""
-    most, every = budget.at_once or budget.num_trials, trials.all
+def next_jobs(trials: Trials, budget: Budget) -> list[tuple[int, int]]:
+    """Trials of the next round and the rung each is for, in steps: promotions, the highest first, then new ones."""
+    every, rungs = trials.all, budget.rungs
     jobs: list[tuple[int, int]] = []
-    for rung in reversed(range(num_rungs - 1)):
-        steps = budget.rungs[rung]
-        there = sorted(
-            (n for n, t in enumerate(every) if t.rung >= rung), key=lambda n: trials.badness(every[n], steps)
-        )
-        jobs += [(n, rung + 1) for n in there[: len(there) // budget.eta] if every[n].rung == rung]
-    jobs += [(n, 0) for n, trial in enumerate(every) if trial.rung < 0]
-    highest = max(trial.rung for trial in every)
-    if not jobs and highest < num_rungs - 1:  # too few for a promotion: the best goes on alone
-        jobs = [(every.index(trials.best_at(budget.rungs[highest])), highest + 1)]
-    return jobs[:most]
+    for steps, after in reversed([*pairwise(rungs)]):
+        there = [number for number, trial in enumerate(every) if trial.reached >= steps]
+        there.sort(key=lambda number: trials.badness(every[number], steps))
+        jobs += [(n, after) for n in there[: len(there) // budget.eta] if every[n].reached == steps]
+    jobs += [(number, rungs[0]) for number, trial in enumerate(every) if not trial.reached]
+    highest = max(trial.reached for trial in every)
+    if not jobs and highest < rungs[-1]:  # too few for a promotion: the best goes on alone
+        jobs = [(every.index(trials.best_at(highest)), rungs[rungs.index(highest) + 1])]
+    return jobs[: budget.at_once]
 
 
-def programs(
-    trials: Trials, jobs: Sequence[tuple[int, int]], stacked: set[str], most: int
-) -> Iterator[tuple[int, list[int]]]:
-    """Divide jobs into those of one rung that differ in stacked settings only, at most so many at once."""
+def programs(trials: Trials, jobs: Sequence[tuple[int, int]], stacked: set[str]) -> list[tuple[int, list[int]]]:
+    """Divide jobs into those of one rung that differ in stacked settings only: steps, and numbers of the trials."""
     groups: dict[tuple[int, str], list[int]] = {}
-    for number, rung in jobs:
+    for number, steps in jobs:
         others = {name: value for name, value in trials.all[number].settings.items() if name not in stacked}
-        groups.setdefault((rung, json.dumps(others, sort_keys=True)), []).append(number)
-    for (rung, _), numbers in groups.items():
-        yield from ((rung, numbers[i : i + most]) for i in range(0, len(numbers), most))
+        groups.setdefault((steps, json.dumps(others, sort_keys=True)), []).append(number)
+    return [(steps, numbers) for (steps, _), numbers in groups.items()]
 
 
 def measure(

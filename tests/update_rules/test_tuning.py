@@ -36,25 +36,25 @@ def test_a_trial_has_the_loss_that_its_rate_gives() -> None:
         rate = trial.settings["learning_rate"]
         assert trial.curve[9] == pytest.approx(before * (1 - rate) ** 18, rel=2e-2, abs=1e-9)
     assert found.best.settings["learning_rate"] == pytest.approx(1, rel=0.3)
-    assert (found.steps_taken, {trial.rung for trial in found.all}) == (81, {0})
+    assert (found.steps_taken, {trial.reached for trial in found.all}) == (81, {9})
 
 
 def test_a_third_goes_on_and_the_best_is_found_with_a_fraction_of_the_steps() -> None:
     asha, full = searched(), searched(min_steps=9)
-    assert [sum(t.rung >= rung for t in asha.all) for rung in range(3)] == [9, 3, 1]
+    assert [sum(t.reached >= rung for t in asha.all) for rung in (1, 3, 9)] == [9, 3, 1]
     assert asha.steps_taken == 9 * 1 + 3 * 3 + 1 * 9
     assert asha.best.settings == full.best.settings
     rung = sorted(asha.all, key=lambda trial: trial.curve[1])[:3]
-    assert {id(trial) for trial in rung} == {id(trial) for trial in asha.all if trial.rung >= 1}
+    assert {id(trial) for trial in rung} == {id(trial) for trial in asha.all if trial.reached >= 3}
 
 
 def test_promotions_come_before_new_trials_where_few_run_at_once() -> None:
     budget = Budget(9, 9, at_once=3)
     trials = Trials([Trial({}) for _ in range(9)], BOWL.metric("loss"))
-    assert next_jobs(trials, 3, budget) == [(0, 0), (1, 0), (2, 0)]
+    assert next_jobs(trials, budget) == [(0, 1), (1, 1), (2, 1)]
     for number, value in enumerate((3.0, None, 2.0)):
-        trials.all[number].curve, trials.all[number].rung = {1: value}, 0
-    assert next_jobs(trials, 3, budget) == [(2, 1), (3, 0), (4, 0)]
+        trials.all[number].curve, trials.all[number].reached = {1: value}, 1
+    assert next_jobs(trials, budget) == [(2, 3), (3, 1), (4, 1)]
     asha, at_once = searched(at_once=2), searched()
     assert asha.best.settings == at_once.best.settings
     assert asha.steps_taken >= at_once.steps_taken
@@ -63,10 +63,10 @@ def test_promotions_come_before_new_trials_where_few_run_at_once() -> None:
 def test_the_top_is_reached_by_few_trials_too_and_infinity_is_the_worst() -> None:
     found = searched(space={"learning_rate": [0.5, 1e30]}, num_trials=2)
     assert found.best.settings == {"learning_rate": 0.5}
-    assert found.best.rung == 2
+    assert found.best.reached == 9
     diverged = next(t for t in found.all if t.settings["learning_rate"] > 1)
     assert found.badness(diverged, 1) > 1e20
-    nowhere = Trials([Trial({}, {9: None}), Trial({}, {9: 5.0})], BOWL.metric("loss"))
+    nowhere = Trials([Trial({}, {9: None}, 9), Trial({}, {9: 5.0}, 9)], BOWL.metric("loss"))
     assert nowhere.best is nowhere.all[1]
 
 
