@@ -276,13 +276,13 @@ def read_log(log: Path | None, search: Mapping[str, Any]) -> dict[tuple[int, int
     """
     if log is None:
         return {}
-    text = log.read_text() if log.exists() else ""
-    whole = text[: text.rfind("\n") + 1]  # a kill leaves half a line
-    log.write_text(whole or json.dumps(search) + "\n")
-    entries = [json.loads(line) for line in whole.splitlines()] or [search]
-    if entries[0] != json.loads(json.dumps(search)):
+    text, head = log.read_text() if log.exists() else "", json.dumps(search) + "\n"
+    if not (text.startswith(head) or head.startswith(text)):
         raise ValueError(f"{log} must be the log of this search, which it is not: take another file, or delete it")
-    return {(e["trial"], e["rung"]): {int(step): value for step, value in e["curve"].items()} for e in entries[1:]}
+    whole = text[: text.rfind("\n") + 1] or head  # a kill leaves half a line
+    log.write_text(whole)
+    entries = [json.loads(line) for line in whole.splitlines()[1:]]
+    return {(e["trial"], e["rung"]): {int(step): value for step, value in e["curve"].items()} for e in entries}
 
 
 def append_log(log: Path | None, made: Mapping[tuple[int, int], dict[int, float | None]], trials: Trials) -> None:

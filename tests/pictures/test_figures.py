@@ -112,8 +112,8 @@ def test_a_plane_is_drawn_around_points_that_have_no_metric(tmp_path):
 def test_every_optimizer_has_a_curve_however_many_there_are(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(sections, "save_figure", lambda figure, path: drawn.append(figure))
-    curves = {f"optimizer {k}": 1 + torch.rand(4, 3) for k in range(len(sections.COLORS) + 3)}
-    sections.save_optimizer_curves([1, 2, 5], curves, torch.ones(4), tmp_path / "curves.png", Metric("loss", "nats"))
+    curves = {f"optimizer {k}": ([1, 2, 5], 1 + torch.rand(4, 3)) for k in range(len(sections.COLORS) + 3)}
+    sections.save_optimizer_curves(curves, torch.ones(4), tmp_path / "curves.png", Metric("loss", "nats"), at=2.0)
     [axis] = drawn[0].axes
     labels = [line.get_label() for line in axis.get_lines()]
     assert set(curves) <= set(labels)

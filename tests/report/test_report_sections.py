@@ -111,8 +111,8 @@ def test_every_rule_is_tuned_for_its_number_of_steps_and_counted() -> None:
     assert found["test_loss"][0]["mean"] < 0.2
     assert found["steps_to_one_update"]["median"] == 1
     assert found["steps_to_one_update"]["share_that_reaches_it"] == 1
-    assert len(found["trials"]) == 18
-    assert {trial["steps"] for trial in found["trials"]} == {1, 4, 12}
+    assert len(found["trials"]) == 12
+    assert sorted(trial["steps"] for trial in found["trials"]) == [4] * 8 + [12] * 4
     named = {make_rule(name).name for name in RULES}
     assert set(facts["optimizers"]) | set(facts["left_out"]) == named  # new rules come in by themselves
     assert {"SGD", "Adam", "LAMB", "M-FAC", "Lookahead Adam", "Adam guarded by SGD"} <= set(facts["optimizers"])

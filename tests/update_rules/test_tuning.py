@@ -120,6 +120,11 @@ def test_a_search_goes_on_where_its_log_ends(tmp_path: Path, monkeypatch) -> Non
     assert steps == [3, 9]
     with pytest.raises(ValueError, match="must be the log of this search"):
         tune(RULE, RATES, BOWL, budget, metric="loss", seed=4, log=log)
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("mine")
+    with pytest.raises(ValueError, match="must be the log of this search"):
+        tune(RULE, RATES, BOWL, budget, metric="loss", seed=3, log=foreign)
+    assert foreign.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
