@@ -105,6 +105,7 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
     from g_pt.training.checkpoints import begin, check_output, check_replaceable
     from g_pt.training.loop import fit, join_processes, stage_settings
     from g_pt.training.setup import process_share
+    from g_pt.update_rules.registry import rule_name
 
     for flag, folder in (("--output", program.output), ("--dataset", program.dataset)):
         check_writable(folder, flag)
@@ -128,6 +129,9 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         accelerator.print(f"CPU threads of each process: {torch.get_num_threads()}")
     harvest = dataclasses.replace(program.harvest, task=program.task)
     if not team.from_first(is_finished(program.dataset)):
+        rules = {rule_name(rule) for rule in getattr(harvest.rule, "rules", (harvest.rule,))}
+        if unknown := set(program.pairs.rules) - rules:
+            raise ValueError(f"pairs.rules must be of the rules of the harvest, {sorted(rules)}, got {sorted(unknown)}")
         if team.is_first and not program.resume:  # a kill from here on is resumed
             begin(config.output, stage_settings(first_stage, "diffusion"))
         use_cpu_threads(config.optimizer.cpu_threads, torch.device("cpu"))
