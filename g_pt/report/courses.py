@@ -21,7 +21,7 @@ from g_pt.update_rules.prompted import SavedPromptRule
 from g_pt.update_rules.registry import RULES, make_rule
 from g_pt.update_rules.tuning import Budget, Trials, search_space, tune, with_settings
 
-TUNING_NETWORKS, NUM_ORDERS = 16, 4
+TUNING_NETWORKS, NUM_ORDERS = 16, 2
 NUM_TRIALS, LOWEST_RUNG = 12, 3  # settings tried for each rule, and the last rung over the first
 STEPS_PER_DECADE = 12
 TIMED_STEPS = 60
