@@ -163,9 +163,10 @@ def check_harvestable(task: Task, config: HarvestConfig) -> None:
         raise ValueError(
             f"batch_size must be at most {task.num_examples}, the number of examples, got {config.batch_size}"
         )
-    state = config.rule.init(task.layout.unflatten(task.init(1, torch.Generator())), task)
     runs = min(config.num_runs, config.at_once)
-    check_fits(runs * num_bytes(state), f"the state of rule {rule_name(config.rule)!r} for {runs:,} networks at once")
+    for rule in getattr(config.rule, "rules", (config.rule,)):
+        size = runs * num_bytes(rule.init(task.layout.unflatten(task.init(1, torch.Generator())), task))
+        check_fits(size, f"the state of rule {rule_name(rule)!r} for {runs:,} networks at once")
     if isinstance(config.rule, DrawnRule):
         for shard in {0, config.num_shards - 1}:  # the last may be smaller
             config.rule.draw(len(runs_of(config, shard)), torch.Generator())

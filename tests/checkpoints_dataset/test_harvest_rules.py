@@ -72,6 +72,7 @@ def test_the_runs_of_bundled_models_are_those_of_the_default_rule(name: str) -> 
     ("rule", "message"),
     [
         (SavedPromptRule("cartpole-return"), "model 'cartpole-return' changes networks of"),
+        (MixedRule((AdamRule(), SavedPromptRule("cartpole-return"))), "model 'cartpole-return' changes networks of"),
         (AdamRule(learning_rate=(0.1,) * 15), "one for each of 10 networks"),  # the last shard of SMALL
     ],
 )
