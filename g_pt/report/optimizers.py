@@ -119,14 +119,24 @@ def make_section(
     if edges:
         notes.append(f"For some number of steps the best setting is the lowest or highest tried: {', '.join(edges)}.")
     values = {name: course.test[metric.name] for name, course in courses.items()}
-    after = {name: course.test[metric.name] for name, course in continued.items()}
     tables = [
         curve_table(values, steps, wanted, update.before[metric.name], metric),
         cost_table(courses, reached, steps[-1], update.cost, len(wanted)),
     ]
-    if after:
-        both = {key: v for name, v in after.items() for key, v in ((name, values[name]), (f"G.pt, then {name}", v))}
+    moments = [float(step) for step in steps]
+    over_steps = {name: (moments, curve) for name, curve in values.items()}
+    over_time = {n: ([s * c.cost["seconds"] for s in steps], values[n]) for n, c in courses.items()}
+    axis, at = f"seconds, {len(wanted)} networks at once", update.cost["seconds"]
+    figures = {
+        "optimizers.png": partial(draw_curves, over_steps, wanted, metric),
+        "optimizers_time.png": partial(draw_curves, over_time, wanted, metric, axis=axis, at=at),
+    }
+    if continued:
+        after = {f"G.pt, then {name}": course.test[metric.name] for name, course in continued.items()}
+        both = {name: values[name] for name in continued} | after
         tables.append(curve_table(both, steps, wanted, update.before[metric.name], metric))
+        curves = {name: (moments, curve) for name, curve in both.items()}
+        figures["optimizers_after.png"] = partial(draw_curves, curves, wanted, metric)
     return Section(
         name="optimizers",
         title="One update against N steps",
@@ -149,13 +159,7 @@ def make_section(
         },
         tables=tuple(tables),
         notes=tuple(notes),
-        figures={
-            "optimizers.png": partial(draw_steps, values, steps, update, metric),
-            "optimizers_time.png": partial(draw_seconds, courses, steps, update, metric),
-            **(
-                {"optimizers_after.png": partial(draw_continued, values, after, steps, update, metric)} if after else {}
-            ),
-        },
+        figures=figures,
     )
 
 
@@ -222,36 +226,10 @@ def cost_table(
     )  # fmt: skip
 
 
-def draw_steps(curves: dict[str, Tensor], steps: Sequence[int], update: OneUpdate, metric: Metric, path: Path) -> None:
-    """The metric over steps, one line per rule, one update as a level line."""
-    from g_pt.pictures.sections import save_optimizer_curves
-
-    save_optimizer_curves({n: (steps, v) for n, v in curves.items()}, update.test[metric.name], path, metric)
-
-
-def draw_seconds(
-    courses: dict[str, Course], steps: Sequence[int], update: OneUpdate, metric: Metric, path: Path
+def draw_curves(
+    curves: dict[str, tuple[list[float], Tensor]], one_update: Tensor, metric: Metric, path: Path, **place: Any
 ) -> None:
-    """The metric over seconds, with one update where its own time is."""
+    """The metric over steps or seconds, one line per rule, one update as a level line."""
     from g_pt.pictures.sections import save_optimizer_curves
 
-    curves = {n: ([s * c.cost["seconds"] for s in steps], c.test[metric.name]) for n, c in courses.items()}
-    wanted = update.test[metric.name]
-    save_optimizer_curves(
-        curves, wanted, path, metric, axis=f"seconds, {len(wanted)} networks at once", at=update.cost["seconds"]
-    )
-
-
-def draw_continued(
-    curves: dict[str, Tensor],
-    after: dict[str, Tensor],
-    steps: Sequence[int],
-    update: OneUpdate,
-    metric: Metric,
-    path: Path,
-) -> None:
-    """Steps from fresh networks beside steps from updated ones."""
-    from g_pt.pictures.sections import save_optimizer_curves
-
-    both = {key: (steps, v) for n, a in after.items() for key, v in ((n, curves[n]), (f"G.pt, then {n}", a))}
-    save_optimizer_curves(both, update.test[metric.name], path, metric)
+    save_optimizer_curves(curves, one_update, path, metric, **place)
