@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class GuardState(NamedTuple):
-    """Networks that the guarded rule has in this block, states of rule and fall-back, and what these began with."""
+    """Networks that the guarded rule has in this block, and the states of rule and fall-back, which always go on."""
 
     tried: Tensors
-    states: tuple[Any, Any]
-    fresh: tuple[Any, Any]
+    rule: Any
+    fallback: Any
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,6 @@ class Guard(WrappedRule):
     """Mini-batches n_c of training examples that decide, drawn anew for each decision."""
     metric: str | None = None
     """Decide by this metric on the whole validation split instead."""
-    reset: bool = False
-    """Let the one of the two that was not taken begin the next block anew, as without momentum."""
 
     def __post_init__(self) -> None:
         for name in ("block", "rule_steps", "num_batches"):
@@ -73,13 +71,11 @@ class Guard(WrappedRule):
 
     def init(self, params: Tensors, task: Task) -> GuardState:
         """See `UpdateRule`."""
-        states = self.inner.init(params, task), self.fallback.init(params, task)
-        nobody = next(iter(params.values())).new_zeros(len(next(iter(params.values())))).bool()
-        return GuardState({}, states, selected(nobody, states, states) if self.reset else (None, None))
+        return GuardState({}, self.inner.init(params, task), self.fallback.init(params, task))
 
     def step(self, params: Tensors, state: GuardState, problem: Problem) -> tuple[Tensors, GuardState]:
         """See `UpdateRule`."""
-        place, (tried, (rule, fallback), fresh) = problem.step % self.block, state
+        place, (tried, rule, fallback) = problem.step % self.block, state
         if place == 0:
             tried = {name: tensor.clone() for name, tensor in params.items()}
         params, fallback = self.fallback.step(params, fallback, problem)
@@ -89,10 +85,8 @@ class Guard(WrappedRule):
             problem.cost = own.cost
         if place + 1 == self.block or problem.step + 1 == problem.num_steps:
             taken = self.taken(tried, params, problem)
-            params = selected(taken, tried, params)
-            if self.reset:
-                rule, fallback = selected(~taken, fresh[0], rule), selected(taken, fresh[1], fallback)
-        return params, GuardState(tried, (rule, fallback), fresh)
+            params = {n: t.where(~taken.view(-1, *(1,) * (t.dim() - 1)), tried[n]) for n, t in params.items()}
+        return params, GuardState(tried, rule, fallback)
 
     def taken(self, tried: Tensors, others: Tensors, problem: Problem) -> Tensor:
         """Of which networks those of the rule go on: (B,)."""
@@ -119,22 +113,3 @@ def lowest(candidates: Tensor, fallback: Tensor) -> Tensor:
     losses, bar = (given.nan_to_num(torch.inf, torch.inf, torch.inf) for given in (candidates, fallback))
     best = losses.min(dim=0)
     return torch.where(best.values < bar, best.indices, -1)
-
-
-def selected(mask: Tensor, one: Any, other: Any) -> Any:
-    """States or networks of `one` where the mask (B,) holds, else of `other`, in new memory.
-
-    What is no tensor of B networks, such as a count of steps, is that of `other`.
-    """
-    from torch import Tensor
-
-    if isinstance(other, Tensor):
-        if other.dim() == 0 or len(other) != len(mask) or one.shape != other.shape:
-            return other.clone()
-        return one.where(mask.view(-1, *(1,) * (other.dim() - 1)), other)
-    if isinstance(other, dict):
-        return {name: selected(mask, one.get(name, value), value) for name, value in other.items()}
-    if isinstance(other, tuple | list):
-        parts = [selected(mask, a, b) for a, b in zip(one, other, strict=True)]
-        return type(other)(*parts) if hasattr(other, "_fields") else type(other)(parts)
-    return other

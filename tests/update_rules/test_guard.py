@@ -12,11 +12,11 @@ from torch import Tensor
 
 from g_pt.tasks import get_task
 from g_pt.tasks.quadratics import Quadratics
-from g_pt.update_rules.first_order import SGD, Momentum
+from g_pt.update_rules.first_order import SGD
 from g_pt.update_rules.gradient import AdamRule, GradientRule, SGDRule
-from g_pt.update_rules.guard import Guard, lowest, selected
+from g_pt.update_rules.guard import Guard, lowest
 from g_pt.update_rules.lookahead import Lookahead
-from g_pt.update_rules.problem import TaskProblem, follow
+from g_pt.update_rules.problem import follow
 from g_pt.update_rules.prompted import PromptRule
 
 MU, LARGEST, BLOCK, NUM_BLOCKS = 0.1, 1.0, 5, 60
@@ -83,22 +83,6 @@ def test_every_block_keeps_the_bound_of_gradient_descent_on_a_strongly_convex_pr
         assert refused.all() if kind in ("ascending", "NaN") else refused[20:].all()
 
 
-def test_what_was_not_taken_begins_anew() -> None:
-    # momentum of a rule that is refused: kept, it goes on falling; reset, every block begins with an empty buffer
-    fast = GradientRule(Momentum(momentum=0.99), 50.0, schedule="constant")  # diverges
-    task, starts = TASK, TASK.init(2, torch.Generator().manual_seed(0))
-    params, largest = task.layout.unflatten(starts), []
-    for reset in (False, True):
-        rule = Guard(fast, GRADIENT_DESCENT, block=3, num_batches=1, reset=reset)
-        problem, now = TaskProblem(task, torch.Generator().manual_seed(0)), dict(params)
-        state = rule.init(now, task)
-        for problem.step in range(6):
-            now, state = rule.step({k: v.clone() for k, v in now.items()}, state, problem)
-        largest.append(state.states[0].optimizer["point"].abs().max().item())
-    assert largest[0] > 0
-    assert largest[1] == 0
-
-
 def test_the_guard_costs_both_rules_and_its_own_losses() -> None:
     starts = Quadratics().init(3, torch.Generator().manual_seed(0))
     rule = Guard(AdamRule(schedule="constant"), SGDRule(schedule="constant"), block=4, rule_steps=1, num_batches=5)
@@ -132,10 +116,3 @@ def test_the_lowest_loss_is_taken_and_nan_never() -> None:
     candidates = torch.tensor([[2.0, nan, nan, 1.0, -inf], [1.0, 0.5, inf, 1.0, 3.0]])
     fallback = torch.tensor([1.5, 0.4, nan, nan, 2.0])
     assert lowest(candidates, fallback).tolist() == [1, -1, -1, 0, -1]
-
-
-def test_parts_of_states_are_put_together() -> None:
-    mask = torch.tensor([True, False])
-    one, other = (3, {"a": torch.ones(2, 3)}, torch.ones(())), (4, {"a": torch.zeros(2, 3)}, torch.zeros(()))
-    count, tensors, scalar = selected(mask, one, other)
-    assert (count, tensors["a"].tolist(), scalar.item()) == (4, [[1.0] * 3, [0.0] * 3], 0)

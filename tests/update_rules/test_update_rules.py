@@ -47,7 +47,7 @@ BESIDE: dict[str, list[dict[str, Any]]] = {
     "foof": [{"inverse_every": 3, "seen_steps": 2}],
     "mini-block-fisher": [{"block_size": 7}],
     "m-fac": [{"window": 2}],  # full, and its oldest replaced
-    "guard": [{"block": 2, "num_batches": 1, "reset": True}, {"block": 2, "metric": "loss", "rule_steps": 1}],
+    "guard": [{"block": 2, "num_batches": 1}, {"block": 2, "metric": "loss", "rule_steps": 1}],
     "lookahead": [{"every": 2}, {"every": 2, "inner": make_rule("foof"), "reset": True}],
     "dynamic-modes": [{"history": 2, "spacing": 1, "ahead": 2}],
 }
