@@ -24,7 +24,7 @@ from g_pt.update_rules.tuning import Budget, Trials, search_space, tune, with_se
 TUNING_NETWORKS, NUM_ORDERS = 16, 2
 NUM_TRIALS, LOWEST_RUNG = 12, 3  # settings tried for each rule, and the last rung over the first
 STEPS_PER_DECADE = 12
-TIMED_STEPS = 60
+TIMED_STEPS = 99  # after the first: with it, whole blocks of a guard
 
 
 def rivals(params: dict[str, Tensor], task: Task) -> tuple[dict[str, UpdateRule[Any]], dict[str, str]]:
