@@ -107,10 +107,11 @@ class Trials:
         """The best of those that were measured after so many steps."""
         return min((t for t in self.all if steps in t.curve), key=lambda trial: self.badness(trial, steps))
 
-    def early_stopped(self) -> tuple[Trial, int]:
-        """The best of all trials at any number of steps, and this number."""
-        every = [(trial, steps) for trial in self.all for steps in trial.curve]
-        return min(every, key=lambda at: self.badness(*at))
+    def early_stopped(self) -> list[tuple[float, Trial, int]]:
+        """Badness of each trial at the best of its numbers of steps, the trial, and this number; the best first."""
+        ends = [min((self.badness(t, steps), steps) for steps in t.curve) for t in self.all]
+        found = [(badness, trial, steps) for (badness, steps), trial in zip(ends, self.all, strict=True)]
+        return sorted(found, key=lambda entry: entry[0])
 
     def badness(self, trial: Trial, steps: int) -> float:
         """A number that is lower for a better trial."""
