@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,10 @@ from checkpoints_dataset.format import RunRecord, StoreError
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.model.normalization import NormalizationMode, ParameterNormalizer
 from g_pt.networks.metrics import Metric
-from g_pt.networks.training_facts import DatasetFacts, TrainedRuns, TrainingFacts
+from g_pt.networks.training_facts import DatasetFacts, SizeFacts, TrainedRuns, TrainingFacts
+from g_pt.permutations.plans import plan_by_kind
 from g_pt.tasks.base import Task
+from g_pt.tasks.family import Hidden, TaskFamily
 
 STATISTICS_ROWS = 25_000  # as many as the reference estimates its scale from
 REMEDY = (
@@ -31,6 +34,53 @@ def fit_normalizer(
     if len(rows) > STATISTICS_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, STATISTICS_ROWS, replace=False))
     return ParameterNormalizer.fit(store.params(rows), store.header.layout, mode)
+
+
+def fit_family_normalizer(
+    stores: Mapping[Hidden, CheckpointStore],
+    family: TaskFamily,
+    *,
+    max_runs: int | None = None,
+    seed: int = 0,
+) -> ParameterNormalizer:
+    """Fit the scale of all parameters as a function of the network's size to the runs of each size."""
+    kinds, scales, plans = family.kinds(), [], []
+    for hidden, store in stores.items():
+        scales.append(fit_normalizer(store, "global", max_runs=max_runs, seed=seed).std[0])
+        plans.append(plan_by_kind(store.header.layout, family.permutations(hidden), kinds))
+    default = family.member(family.default)
+    plan = plan_by_kind(default.layout, family.permutations(family.default), kinds)
+    return ParameterNormalizer.fit_sizes(plan, plans, torch.stack(scales))
+
+
+def family_facts(
+    stores: Mapping[Hidden, CheckpointStore],
+    family: TaskFamily,
+    metric: str,
+    *,
+    max_runs: int | None = None,
+    width_range: tuple[int, int] | None = None,
+) -> TrainingFacts:
+    """Collect the facts of every size, and, as those of the family, the facts of its default size.
+
+    `width_range` is that of the sizes that the last stage draws beside those harvested.
+    """
+    measured = {
+        hidden: training_facts(store, family.member(hidden), metric, max_runs=max_runs)
+        for hidden, store in stores.items()
+    }
+    sizes = tuple(
+        SizeFacts(hidden, facts.seen(), facts.attainable(), facts.trained_runs) for hidden, facts in measured.items()
+    )
+    widths = [width for hidden in stores for width in hidden] + list(width_range or ())
+    data = next(iter(measured.values())).dataset
+    runs, rows = (
+        sum(getattr(f.dataset, name) or 0 for f in measured.values()) for name in ("num_runs", "num_checkpoints")
+    )
+    # a harvest says the runs of one size, and its task that of one
+    source = {name: value for name, value in data.source.items() if name not in ("kind", "task", "num_runs")}
+    facts = replace(TrainingFacts(sizes=sizes).of_size(family.default), sizes=sizes)
+    return replace(facts, dataset=DatasetFacts(runs, rows, source), width_range=(min(widths), max(widths)))
 
 
 def training_facts(

@@ -29,9 +29,12 @@ from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from checkpoints_dataset.pair_sampler import PairSampler
     from checkpoints_dataset.store import CheckpointStore
     from g_pt.tasks.base import Split
+    from g_pt.tasks.family import TaskFamily
 
 PAIR_SPLITS: tuple[Split, Split] = ("train", "validation")
 
@@ -95,10 +98,11 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
     import torch
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
+    from checkpoints_dataset.family_store import harvest_family, is_family_finished
     from checkpoints_dataset.harvest import describe_source, harvest_with_progress
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.runtime.processes import Team, leave_team
-    from g_pt.tasks import get_task
+    from g_pt.tasks import get_family, get_task, is_family
     from g_pt.tasks.base import PopulationTask, TrainableTask
     from g_pt.training.accelerators import use_cpu_threads
     from g_pt.training.alignment import align, check_alignment
@@ -112,7 +116,8 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         check_writable(program.pipeline, "--pipeline")
         if program.pipeline.resolve() == program.output.resolve():
             raise ValueError(f"--pipeline must be another folder than --output, both are {program.output}")
-    task = get_task(program.task)
+    family = get_family(program.task) if is_family(program.task) else None
+    task = get_task(program.task) if family is None else family.member(family.default)
     check_output(program.output, resume=program.resume)
     check_replaceable(program.pipeline_folder)
     metric = task.metric(program.metric).name
@@ -127,12 +132,17 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         use_cpu_threads(config.optimizer.cpu_threads, accelerator.device)
         accelerator.print(f"CPU threads of each process: {torch.get_num_threads()}")
     harvest = dataclasses.replace(program.harvest, task=program.task)
-    if not team.from_first(is_finished(program.dataset)):
+    finished = is_finished(program.dataset) if family is None else is_family_finished(program.dataset, harvest)
+    if not team.from_first(finished):
         if team.is_first and not program.resume:  # a kill from here on is resumed
             begin(config.output, stage_settings(first_stage, "diffusion"))
         use_cpu_threads(config.optimizer.cpu_threads, torch.device("cpu"))
-        harvest_with_progress(harvest, program.dataset, team)
+        (harvest_with_progress if family is None else harvest_family)(harvest, program.dataset, team)
     team.wait()
+    if family is not None:
+        made = train_family(program, first_stage, family, metric, accelerator)
+        leave_team(team)
+        return made
     store = CheckpointStore(program.dataset)
     store.check_task(task)
     if wants_other_data and accelerator.is_main_process and isinstance(task, TrainableTask | PopulationTask):
@@ -153,16 +163,60 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
     )
     if config.alignment.num_steps:
         align(config, task, pipeline, pairs.batch, held_out=held_out.batch, resume=program.resume)
-    made = {"pipeline": str(config.pipeline_folder), "task": config.task, "metric": metric}
-    if accelerator.is_main_process:
-        made |= conclude(config, metric, pairs.num_runs)
-        print(f"saved {config.pipeline_folder}")
+    made = conclude(config, metric, pairs.num_runs, accelerator)
     leave_team(team)
     return made
 
 
-def conclude(config: TrainConfig, metric: str, num_runs: int) -> dict[str, Any]:
-    """Say how the trained model follows its prompts; returns what `--json` adds of it."""
+def train_family(
+    program: Program, first_stage: TrainConfig, family: TaskFamily, metric: str, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Train one model for networks of many sizes, whose datasets are there; returns what `--json` prints."""
+    from checkpoints_dataset.facts import family_facts, fit_family_normalizer
+    from checkpoints_dataset.family_store import open_family
+    from g_pt.model.pipeline import ParameterUpdatePipeline
+    from g_pt.training.alignment import align
+    from g_pt.training.families import FamilyTraining
+    from g_pt.training.loop import fit
+
+    stores, options = open_family(program.dataset, family.name), program.pairs
+    drawn = [*program.family.width_range, *program.family.deep_width_range]
+    width_range = (min(drawn), max(drawn)) if program.alignment.num_steps and program.family.unseen_share else None
+    normalizer = fit_family_normalizer(stores, family, max_runs=options.max_runs, seed=program.seed)
+    facts = family_facts(stores, family, metric, max_runs=options.max_runs, width_range=width_range)
+    if program.family.start_from is not None:
+        trained = ParameterUpdatePipeline.from_pretrained(program.family.start_from)
+        normalizer.rescale(trained.normalizer.std[0].item())
+    samplers = {hidden: make_pairs(program, store, metric, PAIR_SPLITS[0]) for hidden, store in stores.items()}
+    pairs = {hidden: sampler.batch for hidden, sampler in samplers.items()}
+    num_runs = sum(sampler.num_runs for sampler in samplers.values())
+    accelerator.print(f"{program.dataset}: {len(stores)} sizes; {num_runs} runs to learn from")
+    sizes = FamilyTraining(program, family, pairs, normalizer)
+    held_out = None
+    if family.default in stores:
+        held_out = make_pairs(program, stores[family.default], metric, PAIR_SPLITS[1]).batch
+    task, own = family.member(family.default), next(iter(pairs.values()))
+    config = dataclasses.replace(first_stage, task=family.name)
+    pipeline = fit(
+        config, task, own, normalizer, facts, held_out=held_out, sizes=sizes, accelerator=accelerator,
+        resume=program.resume,
+    )  # fmt: skip
+    if program.alignment.num_steps:
+        align(program, task, pipeline, own, held_out=held_out, sizes=sizes, resume=program.resume)
+    return conclude(program, metric, num_runs, accelerator)
+
+
+def conclude(config: TrainConfig, metric: str, num_runs: int, accelerator: Accelerator) -> dict[str, Any]:
+    """Say how the trained model follows its prompts; returns what `--json` prints."""
+    made = {"pipeline": str(config.pipeline_folder), "task": config.task, "metric": metric}
+    if accelerator.is_main_process:
+        made |= outcome(config, metric, num_runs)
+        print(f"saved {config.pipeline_folder}")
+    return made
+
+
+def outcome(config: TrainConfig, metric: str, num_runs: int) -> dict[str, Any]:
+    """What the last evaluation found."""
     from g_pt.training.outcome import last_evaluation, summarize
 
     aligned = config.alignment.num_steps > 0

@@ -39,8 +39,8 @@ class ParameterNormalizer(ModelMixin, ConfigMixin):
         """An identity; `fit` sets the statistics. With `scale_law`, it serves networks of other sizes by `member`."""
         super().__init__()
         if scale_law:
-            self.register_buffer("scale_law", torch.zeros(NUM_LAW))
-            self.scale_law: Tensor
+            self.register_buffer("law", torch.zeros(NUM_LAW))
+            self.law: Tensor
         self.register_buffer("mean", torch.zeros(num_params))
         self.register_buffer("std", torch.ones(num_params))
         self.mean: Tensor
@@ -92,21 +92,18 @@ class ParameterNormalizer(ModelMixin, ConfigMixin):
         ridge = 1e-3 * torch.eye(NUM_LAW, dtype=torch.float64)
         ridge[0, 0] = 0
         matrix = features.T @ features + ridge
-        normalizer.scale_law.copy_(torch.linalg.solve(matrix, features.T @ stds.double().log()))
+        normalizer.law.copy_(torch.linalg.solve(matrix, features.T @ stds.double().log()))
         normalizer.std.fill_(normalizer.scale_of(default))
         return normalizer
 
-    def rescaled(self, default: TokenPlan, std: float) -> ParameterNormalizer:
-        """The same law times a factor, so that networks of the default size have a given scale."""
-        other = ParameterNormalizer(len(default.order), scale_law=True)
-        other.scale_law.copy_(self.scale_law)
-        other.scale_law[0] += math.log(std / self.scale_of(default))
-        other.std.fill_(std)
-        return other
+    def rescale(self, std: float) -> None:
+        """Multiply the law by a factor, so that networks of the default size have a given scale."""
+        self.law[0] += math.log(std / self.std[0].item())
+        self.std.fill_(std)
 
     def scale_of(self, plan: TokenPlan) -> float:
         """The scale of networks of a size."""
-        return math.exp(float(self.scale_law.cpu() @ law_features(plan)))
+        return math.exp(float(self.law.cpu() @ law_features(plan)))
 
     def member(self, plan: TokenPlan) -> ParameterNormalizer:
         """The normalizer of networks of another size.

@@ -23,6 +23,8 @@ from g_pt.files.atomic import follow_umask
 from g_pt.hub.download import resolve_model
 from g_pt.hub.model_card import ModelDescription, model_card
 from g_pt.hub.upload import upload_model
+from g_pt.model.family_pipeline import FamilyPipeline
+from g_pt.model.family_pipeline import SizeRangeWarning as SizeRangeWarning
 from g_pt.model.model_folders import CLASSES, check_weights, checked_index, no_loading_bar, write_shims
 
 # imported here, not lazily: diffusers loads components only from modules that are imported already
@@ -47,7 +49,7 @@ from g_pt.networks.metrics import Metric
 from g_pt.networks.modules import module_params, write_module
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.networks.training_facts import TrainingFacts
-from g_pt.tasks import BUILT_IN, registered_task, task_names
+from g_pt.tasks import BUILT_IN, is_family, is_registered, registered_task
 from g_pt.tasks.base import Task
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -64,7 +66,7 @@ class ParameterUpdateOutput(BaseOutput):
     starting_metric: Tensor
 
 
-class ParameterUpdatePipeline(DiffusionPipeline):
+class ParameterUpdatePipeline(FamilyPipeline, DiffusionPipeline):
     """Samples one update of a network's parameters that should bring its metric to the prompted value."""
 
     model_cpu_offload_seq = "transformer"
@@ -126,7 +128,11 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """
         if self.config.task is None:
             raise ValueError("this pipeline names no task; pass starting_metric= and measure the results yourself")
-        task = registered_task(self.config.task)
+        if is_family(self.config.task):
+            hidden = self.family.hidden_of(self.layout.unflatten(torch.zeros(self.layout.num_params)))
+            task = self.family.member(hidden)
+        else:
+            task = registered_task(self.config.task)
         if task.layout != self.layout:
             raise ValueError(
                 f"the pipeline updates networks of {self.layout.describe()}, but task {task.name!r} has "
@@ -135,12 +141,12 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         return task
 
     def check_task(self, task: Task) -> None:
-        """Refuse a task that is not this model's.
+        """Refuse a task that is not this model's, nor the base of its family.
 
         Raises:
             ValueError: it has another name.
         """
-        if self.config.task != task.name:
+        if task.name not in (self.config.task, str(self.config.task).partition("[")[0]):
             raise ValueError(f"the model is of task {self.config.task!r}, got task {task.name!r}: name its own")
 
     @classmethod
@@ -181,7 +187,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """Markdown of a card, with the figures of a report of `gpt-evaluate --json`."""
         config, model = self.config, self.transformer
         described = ModelDescription(
-            config.task, config.task in BUILT_IN, self.metric, self.layout, self.facts, type(model).__name__,
+            config.task, str(config.task).partition("[")[0] in BUILT_IN, self.metric, self.layout, self.facts, type(model).__name__,
             model.num_parameters(), model.config.prediction_type, type(self.scheduler).__name__,
             config.num_inference_steps,
         )  # fmt: skip
@@ -255,6 +261,13 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         Warns:
             PromptRangeWarning: a prompt lies outside the metrics seen in training.
         """
+        own = self.serving(starting_params)
+        if own is not self:
+            return own(
+                starting_params, prompted_metric, starting_metric, num_inference_steps, generator, latents,
+                output_type=output_type, return_dict=return_dict, callback_on_step_end=callback_on_step_end,
+                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            )  # fmt: skip
         device, dtype = self._execution_device, self.transformer.dtype
         check_output_type(output_type)
         check_callback_tensors(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
@@ -264,7 +277,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             starting_metric = self._starting_metric(params)
         starting_metric = metric_per_network("starting", starting_metric, self.metric, num, device)  # (B,)
         prompt = metric_per_network("prompted", prompted_metric, self.metric, num, device)  # (B,)
-        check_range(prompt, self.metric, self.facts.prompt_range)
+        check_range(prompt, self.metric, self.facts)
         num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         check_num_steps(self.scheduler, num_steps)
         generators = to_generator(generator, num)
@@ -288,7 +301,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
                 self.transformer, self.scheduler, condition, noise, num_steps, generator=generators, on_step=on_step
             )  # (B, P)
         updated = self.normalizer.unnormalize(x_0.float())  # (B, P)
-        if self.config.task in task_names():
+        if is_registered(self.config.task):
             updated = finish_updates(self.task, updated, params)
         if not updated.isfinite().all():
             raise ValueError(
@@ -324,6 +337,11 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         Raises:
             ValueError: the module's tensors are others (the message names the first), or hold NaN or infinity.
         """
+        if (own := self.serving(module)) is not self:
+            return own.update_module(
+                module, prompted_metric, starting_metric, num_inference_steps=num_inference_steps, generator=generator,
+                in_place=in_place,
+            )  # fmt: skip
         start = module_params(module, self.layout)  # (P,)
         updated = self(
             start,

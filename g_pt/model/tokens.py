@@ -82,9 +82,7 @@ class ParameterTokens(nn.Module):
         self.register_buffer("gather", plan.order.to(device=device), persistent=False)
         self.register_buffer("scatter", plan.scatter.to(device=device), persistent=False)
 
-    def encode(
-        self, x_t: Tensor, x_start: Tensor, plan: TokenPlan | None = None
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def encode(self, x_t: Tensor, x_start: Tensor, plan: TokenPlan | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Two vectors (B, P) each to tokens of each group and chunk [(B, U, W)], and edges [(B, R, C, E)]."""
         order = self.gather if plan is None else plan.order.to(x_t.device)
         plan = plan or self.plan

@@ -65,7 +65,12 @@ class TransformerBlock(nn.Module):
 
 
 def run_layer(
-    mixing: nn.Module, block: nn.Module, tokens: Tensor, edges: list[Tensor], sizes: list[int], parts: Sequence[EdgePart]
+    mixing: nn.Module,
+    block: nn.Module,
+    tokens: Tensor,
+    edges: list[Tensor],
+    sizes: list[int],
+    parts: Sequence[EdgePart],
 ) -> tuple[Tensor, list[Tensor]]:
     """Tokens (B, S, W) and edges [(B, R, C, E)], as `parts` tell them, after one layer; groups have the given sizes."""
     if edges:  # or there is nothing to take the tokens apart for
@@ -163,6 +168,7 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
     def member(self, layout: ParameterLayout, permutations: PermutationSpec) -> ParameterTransformer:
         """The same model, with the same weights, of networks of another size; raises as `plan_of` does."""
         other = copy.copy(self)
+        vars(other).pop("forward", None)  # Accelerate puts one there that calls this model, not the copy
         other._modules = {**self._modules, "tokens": copy.copy(self.tokens)}
         other.tokens.use(self.plan_of(layout, permutations))
         other.layout, other.permutations = layout, permutations

@@ -7,8 +7,9 @@ K = prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -35,6 +36,7 @@ KINDS: dict[str, Any] = {
 
 Fact = TypeVar("Fact")
 Runs = Annotated[int, Between(1, MOST_RUNS)]
+Width = Annotated[int, Between(1, 1_000_000)]
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,36 @@ class AlignmentFacts:
 
 
 @dataclass(frozen=True)
+class SizeFacts:
+    """What is known of the runs of one size of a family; names as in `TrainingFacts`.
+
+    Attributes:
+        hidden: widths of the hidden layers.
+    """
+
+    hidden: Annotated[tuple[Width, ...], Between(1, 64)]
+    prompt_range: tuple[float, float]
+    attainable_range: tuple[float, float]
+    trained_runs: TrainedRuns | None = None
+
+    @property
+    def log_width(self) -> float:
+        """Mean logarithm of the widths."""
+        return log_width(self.hidden)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict."""
+        runs = {} if self.trained_runs is None else {"trained_runs": self.trained_runs.to_json()}
+        ranges = {"prompt_range": list(self.prompt_range), "attainable_range": list(self.attainable_range)}
+        return {"hidden": list(self.hidden), **ranges, **runs}
+
+
+def log_width(hidden: Sequence[int]) -> float:
+    """Mean logarithm of some widths."""
+    return sum(map(math.log, hidden)) / len(hidden)
+
+
+@dataclass(frozen=True)
 class TrainingFacts:
     """Whatever is known of a model's training; None where it is not.
 
@@ -112,6 +144,8 @@ class TrainingFacts:
         dataset: the runs of the train split.
         alignment: the stage after denoising.
         source: where the numbers come from, if not from a dataset.
+        sizes: of a family, each size that was harvested; the ranges above are those of the default size.
+        width_range: of a family, the smallest and the largest hidden width that was trained on, harvested or not.
     """
 
     prompt_range: tuple[float, float] | None = None
@@ -120,6 +154,8 @@ class TrainingFacts:
     dataset: DatasetFacts = field(default_factory=DatasetFacts)
     alignment: AlignmentFacts | None = None
     source: Annotated[str, Between(0, 1000)] | None = None
+    sizes: Annotated[tuple[SizeFacts, ...], Between(0, 10_000)] = ()
+    width_range: tuple[Width, Width] | None = None
 
     def __post_init__(self) -> None:
         if self.prompt_range is not None and self.prompt_range[0] > self.prompt_range[1]:
@@ -144,6 +180,8 @@ class TrainingFacts:
             "dataset": dataset or None,
             "alignment": None if self.alignment is None else asdict(self.alignment),
             "source": self.source,
+            "sizes": [size.to_json() for size in self.sizes] or None,
+            "width_range": None if self.width_range is None else list(self.width_range),
         }
         return {name: entry for name, entry in entries.items() if entry is not None}
 
@@ -161,6 +199,29 @@ class TrainingFacts:
                 f"{where}: attainable_range must have the better end of the {metric.name} first, got "
                 f"{list(self.attainable_range)}"
             )
+
+    def of_size(self, hidden: Sequence[int]) -> TrainingFacts:
+        """Facts of networks of one size: measured where it was harvested, interpolated over the mean log width elsewhere.
+
+        Where no size with as many layers was harvested, those with the nearest number stand for it.
+
+        Raises:
+            ValueError: the model is of no family.
+        """
+        known("sizes", self.sizes or None)
+        rest = replace(self, sizes=(), width_range=None)
+        exact = next((size for size in self.sizes if size.hidden == tuple(hidden)), None)
+        if exact is not None:
+            ranges = {"prompt_range": exact.prompt_range, "attainable_range": exact.attainable_range}
+            return replace(rest, **ranges, trained_runs=exact.trained_runs)
+        nearest = min((abs(len(size.hidden) - len(hidden)), len(size.hidden)) for size in self.sizes)[1]
+        alike = sorted((s for s in self.sizes if len(s.hidden) == nearest), key=lambda size: size.log_width)
+        places, place = [size.log_width for size in alike], log_width(hidden)
+        between = {
+            name: tuple(interpolated(place, places, [getattr(size, name)[end] for size in alike]) for end in (0, 1))
+            for name in ("prompt_range", "attainable_range")
+        }
+        return replace(rest, **between, trained_runs=None)  # type: ignore[arg-type]
 
     def attainable(self) -> tuple[float, float]:
         """The runs' mean best metric and that of their inits, raw.
@@ -183,6 +244,16 @@ class TrainingFacts:
     def prompts(self, num_prompts: int) -> Tensor:
         """Evenly spaced prompts over the attainable range, the best first: (K,), raw; raises as `attainable` does."""
         return torch.linspace(*self.attainable(), num_prompts)
+
+
+def interpolated(place: float, places: Sequence[float], values: Sequence[float]) -> float:
+    """Piecewise linear between rising places, constant beyond them."""
+    right = next((i for i, other in enumerate(places) if other >= place), len(places) - 1)
+    left = max(0, right - 1)
+    if place >= places[right] or left == right:
+        return values[right]
+    share = (place - places[left]) / (places[right] - places[left])
+    return values[left] + share * (values[right] - values[left])
 
 
 def known(name: str, value: Fact | None) -> Fact:

@@ -110,7 +110,9 @@ def plan_by_kind(
     Raises:
         ValueError: a tensor is of a kind that is not listed.
     """
-    numbers = {kind: i for is_edge in (False, True) for i, kind in enumerate(k for k in kinds if edge_kind(k) is is_edge)}
+    numbers = {
+        kind: i for is_edge in (False, True) for i, kind in enumerate(k for k in kinds if edge_kind(k) is is_edge)
+    }
     sizes = dict(permutations.group_sizes(layout))
     groups = list(sizes)
     tokens, edges, parts, edge_parts = [], [], [], []

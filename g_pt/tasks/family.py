@@ -71,7 +71,7 @@ class TaskFamily:
 
     def check(self, hidden: Hidden) -> None:
         """Refuse widths that are none, and numbers of layers that the family does not have."""
-        if self.layers is not None and len(hidden) != self.layers or not 1 <= len(hidden) <= MOST_LAYERS:
+        if (self.layers is not None and len(hidden) != self.layers) or not 1 <= len(hidden) <= MOST_LAYERS:
             raise ValueError(f"members of {self.name} have {self.layers or 'one or more'} hidden layers, got {hidden}")
         if not all(1 <= width <= MOST_WIDTH for width in hidden):
             raise ValueError(f"hidden widths must be whole numbers from 1, got {hidden}")
@@ -147,7 +147,7 @@ def parse_hidden(texts: Sequence[str], generator: torch.Generator) -> list[Hidde
         widths, _, count = text.partition(":")
         parts = widths.split(",")
         if not all(part.isdecimal() or SPAN.fullmatch(part) for part in parts) or not (count or "1").isdecimal():
-            raise ValueError(f'hidden sizes must be like 16, 24,12 or 8..64:5 (five drawn), got {brief(text)}')
+            raise ValueError(f"hidden sizes must be like 16, 24,12 or 8..64:5 (five drawn), got {brief(text)}")
         found += [tuple(draw_width(part, generator) for part in parts) for _ in range(int(count or 1))]
     return list(dict.fromkeys(found))
 

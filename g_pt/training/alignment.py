@@ -26,7 +26,15 @@ from g_pt.tasks.base import Task
 from g_pt.training.config import AlignmentConfig, TrainConfig
 from g_pt.training.denoising import DenoisingLoss
 from g_pt.training.generalization import GeneralizationGap
-from g_pt.training.loop import join_processes, make_denoising_loss, make_probe, make_stage, train_stage
+from g_pt.training.loop import (
+    Loss,
+    SizesTraining,
+    join_processes,
+    make_denoising_loss,
+    make_probe,
+    make_stage,
+    train_stage,
+)
 from g_pt.training.metric_gap import has_exact_gradient, make_reached
 from g_pt.training.setup import ALIGNMENT_STREAM, GAP_STREAM, PairSource, process_share
 
@@ -43,6 +51,7 @@ def align(
     pairs: PairSource,
     *,
     held_out: PairSource | None = None,
+    sizes: SizesTraining | None = None,
     accelerator: Accelerator | None = None,
     resume: bool = False,
 ) -> ParameterUpdatePipeline:
@@ -54,6 +63,7 @@ def align(
         pipeline: that `fit` returned; its weights are changed.
         pairs: gives the training pairs of any step, for starts and for the denoising loss.
         held_out: as for `fit`.
+        sizes: as for `fit`.
         accelerator: made from the configuration where it is not given; not that of `fit`, whose state would be saved in
             every checkpoint of this stage too.
         resume: continue from the newest checkpoint of this stage, if there is one.
@@ -82,9 +92,12 @@ def align(
     facts = replace(pipeline.facts, alignment=AlignmentFacts(options.num_steps, gradient, options.recursive_share))
     pipeline.register_to_config(num_inference_steps=options.num_inference_steps, training=facts.to_json())
     # pairs and noise that the first stage has not seen
-    denoising = make_denoising_loss(config, task, pipeline, pairs, accelerator, config.optimizer.num_steps)
-    loss = AlignmentLoss(options, task, pipeline, denoising, accelerator, seed=config.seed)
     probe = make_probe(config, task, pipeline, held_out)
+    if sizes is None:
+        denoising = make_denoising_loss(config, task, pipeline, pairs, accelerator, config.optimizer.num_steps)
+        loss: Loss = AlignmentLoss(options, task, pipeline, denoising, accelerator, seed=config.seed)
+    else:
+        loss, probe = sizes.alignment(pipeline, accelerator), sizes.probe(pipeline, probe)
     stage = make_stage(settings, pipeline, "alignment")
     resume = resume and (settings.output / "train_config.json").is_file()
     return train_stage(stage, pipeline, loss, probe, accelerator, resume=resume)
@@ -119,8 +132,9 @@ class AlignmentLoss:
         accelerator: Accelerator,
         *,
         seed: int,
+        gap: GeneralizationGap | None = None,
     ) -> None:
-        """`denoising` gives the pairs too, whose earlier networks are starts."""
+        """`denoising` gives the pairs too, whose earlier networks are starts, and are measured where no `gap` is given."""
         self.options, self.task, self.pipeline, self.denoising, self.seed = options, task, pipeline, denoising, seed
         self.device = accelerator.device
         self.share = process_share(options.batch_size, accelerator)
@@ -132,7 +146,7 @@ class AlignmentLoss:
         margin = options.margin * (high - low)
         # where most prompts are drawn from, and where the others are, transformed
         self.ranges = ((low - margin, high + margin), self.transformed(facts.seen()))
-        self.gap = GeneralizationGap.none() if task.endless_data else self.measure_gap()
+        self.gap = gap or (GeneralizationGap.none() if task.endless_data else self.measure_gap())
 
     def __call__(self, model: nn.Module, step: int) -> Tensor:
         """The loss of a step: a scalar."""
@@ -161,10 +175,13 @@ class AlignmentLoss:
         """Fresh inits and harvested checkpoints of this process, (b, P), and their metrics, (b,); raw."""
         options = self.options
         num_checkpoints = round(options.checkpoint_share * options.batch_size)
-        fresh = self.task.init(options.batch_size - num_checkpoints, generator)
-        found = self.denoising.pairs(step, slice(0, num_checkpoints))
-        params = torch.cat([fresh, found.starting_params.to(fresh.device)])[self.share].to(self.device)
-        known = torch.cat([torch.full((len(fresh),), torch.nan), found.starting_metric.cpu()])[self.share]
+        params = self.task.init(options.batch_size - num_checkpoints, generator)
+        known = torch.full((len(params),), torch.nan)
+        if num_checkpoints:
+            found = self.denoising.pairs(step, slice(0, num_checkpoints))
+            params = torch.cat([params, found.starting_params.to(params.device)])
+            known = torch.cat([known, found.starting_metric.cpu()])
+        params, known = params[self.share].to(self.device), known[self.share]
         metric = known.to(self.device)
         is_fresh = metric.isnan()
         if is_fresh.any():

@@ -34,8 +34,9 @@ class ModelConfig:
     """Of the embedding of each scalar."""
     max_metric_frequency: float = 64.0
     """Highest frequency of the metrics' embeddings, per unit of the transformed metric."""
-    tokenization: Literal["units", "slices", "chunks"] = "units"
-    """units is equivariant to reorderings of units; slices and chunks are there to compare with."""
+    tokenization: Literal["units", "slices", "chunks", "kinds"] = "units"
+    """units and kinds are equivariant to reorderings of units, kinds shares its weights over layers and sizes, and is
+    what families take; slices and chunks are there to compare with."""
     edge_width: int = 32
     """Numbers kept for each pair of units between two permutable layers."""
     chunk_size: int = 256
@@ -192,6 +193,37 @@ class AlignmentConfig:
 
 
 @dataclass(frozen=True)
+class FamilyConfig:
+    """Sizes of the networks, where the task is a family such as digits[64-**-10]."""
+
+    start_from: str | None = None
+    """Begin with the weights of a trained model of one size: a folder or a bundled name."""
+    layer_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
+    """How often networks with one, two, three hidden layers are drawn, relative to each other; sizes of as many layers
+    are drawn alike."""
+    unseen_share: float = 0.5
+    """Share of the steps of the last stage that take sizes which were not harvested."""
+    width_range: tuple[int, int] = (6, 64)
+    """Widths of these with one hidden layer, drawn log-uniformly."""
+    deep_width_range: tuple[int, int] = (6, 32)
+    """Widths of these with more layers, whose cost grows with the product of neighbours."""
+    held_out: tuple[str, ...] = ()
+    """Sizes that are never drawn, such as 20 and 24,12: kept for evaluations."""
+    batch_cost: int = 40000
+    """Batches of large networks are smaller: products of neighbouring widths plus eight times the widths add up to at
+    most this many."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, batch_cost=1, unseen_share=0)
+        if self.unseen_share > 1 or min(self.layer_weights, default=0) < 0 or not sum(self.layer_weights):
+            raise ValueError("unseen_share must be at most 1, layer_weights not negative and some of them positive")
+        for name in ("width_range", "deep_width_range"):
+            low, high = getattr(self, name)
+            if not 1 <= low <= high:
+                raise ValueError(f"{name} must be two widths from 1, the smaller first, got {low} and {high}")
+
+
+@dataclass(frozen=True)
 class ProgressConfig:
     """Evaluations and checkpoints during training."""
 
@@ -243,6 +275,7 @@ class TrainConfig:
     pairs: PairConfig = field(default_factory=PairConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    family: FamilyConfig = field(default_factory=FamilyConfig)
     progress: ProgressConfig = field(default_factory=ProgressConfig)
     dataset: Path = Path("runs/digits/checkpoints")
     """Checkpoint dataset; harvested first where it does not exist or is unfinished."""

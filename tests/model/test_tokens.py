@@ -51,7 +51,9 @@ def test_decode_puts_every_number_where_encode_took_it(parts, tokens, generator)
 
 def test_decode_puts_edges_back_into_their_tensor(generator):
     layout, permutations = layout_and_permutations((5, 7, 6, 3))
-    tokens = randomise(ParameterTokens(plan_by_group(token_index(layout, permutations)), width=8, edge_width=4).double())
+    tokens = randomise(
+        ParameterTokens(plan_by_group(token_index(layout, permutations)), width=8, edge_width=4).double()
+    )
     encoded, edges = tokens.encode(*random_vectors(layout, generator))
     assert [part.shape for part in edges] == [(4, 6, 7, 4)]
     weight = layout.unflatten(tokens.decode(encoded, edges))["fc2.weight"]
@@ -62,7 +64,9 @@ def test_decode_puts_edges_back_into_their_tensor(generator):
 @pytest.mark.parametrize("widths", [(5, 7, 3), (5, 7, 6, 3)])
 def test_reordered_units_are_reordered_tokens_and_edges(widths, generator):
     layout, permutations = layout_and_permutations(widths)
-    tokens = randomise(ParameterTokens(plan_by_group(token_index(layout, permutations)), width=16, edge_width=8).double())
+    tokens = randomise(
+        ParameterTokens(plan_by_group(token_index(layout, permutations)), width=16, edge_width=8).double()
+    )
     x_t, x_start = random_vectors(layout, generator)
     drawn = permutations.draw(layout, 4, generator)
     permuted, permuted_edges = tokens.encode(*(permutations.permute(x, layout, drawn) for x in (x_t, x_start)))
