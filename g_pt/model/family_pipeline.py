@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from g_pt.model.pipeline_inputs import Starts
 from g_pt.networks.parameters import ParameterLayout
 from g_pt.networks.training_facts import TrainingFacts
 from g_pt.tasks import get_family, is_family, is_registered, registered_task
+from g_pt.tasks.base import Task
 from g_pt.tasks.family import TaskFamily
 
 
@@ -23,16 +25,24 @@ class SizeRangeWarning(UserWarning):
     """A network is smaller, larger or deeper than those that the model was trained on."""
 
 
-class FamilyPipeline:
-    """What `ParameterUpdatePipeline` has for networks of other sizes than its own."""
+class FamilyPipeline(DiffusionPipeline):
+    """What `ParameterUpdatePipeline` knows of its networks, and has for those of other sizes."""
 
     config: Any
     transformer: Any
     normalizer: Any
     scheduler: Any
-    layout: ParameterLayout
-    facts: TrainingFacts
-    _progress_bar_config: dict[str, Any]
+
+    @property
+    def facts(self) -> TrainingFacts:
+        """What is known of the training."""
+        return TrainingFacts.from_json(self.config.training)
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Tensors of the networks that this pipeline updates."""
+        layout: ParameterLayout = self.transformer.layout
+        return layout
 
     @cached_property
     def family(self) -> TaskFamily:
@@ -63,16 +73,18 @@ class FamilyPipeline:
             SizeRangeWarning: the training had no networks of such widths, or with so many layers.
         """
         family, facts = self.family, self.facts
-        is_network = isinstance(network, nn.Module | Mapping)
-        sizes = (network,) if isinstance(network, int) else network
-        hidden = family.hidden_of(network) if is_network else tuple(sizes)  # type: ignore[arg-type]
+        if isinstance(network, nn.Module | Mapping):
+            hidden = family.hidden_of(network)
+        else:
+            hidden = (network,) if isinstance(network, int) else tuple(network)
         if facts.sizes:
             check_size(hidden, facts)
         task = family.member(hidden)
         if task.layout == self.layout:
             return self
         transformer = self.transformer.member(task.layout, family.permutations(hidden))
-        other = type(self)(
+        make: Any = type(self)
+        other: Self = make(
             transformer,
             self.normalizer.member(transformer.tokens.plan),
             self.scheduler,
@@ -85,11 +97,20 @@ class FamilyPipeline:
 
     def serving(self, starts: Starts) -> Self:
         """This pipeline, or that of the size of networks given as a module, a state dict or a list of them."""
-        first = starts[0] if isinstance(starts, list | tuple) and starts else starts
+        first: Any = starts[0] if isinstance(starts, list | tuple) and starts else starts
         is_network = isinstance(first, nn.Module) or (
             isinstance(first, Mapping) and all(isinstance(value, Tensor) for value in first.values())
         )
         return self.member(first) if is_network and is_family(self.config.task) else self
+
+    def check_task(self, task: Task) -> None:
+        """Refuse a task that is not this model's, nor the base of its family.
+
+        Raises:
+            ValueError: it has another name.
+        """
+        if task.name not in (self.config.task, str(self.config.task).partition("[")[0]):
+            raise ValueError(f"the model is of task {self.config.task!r}, got task {task.name!r}: name its own")
 
 
 def check_size(hidden: Sequence[int], facts: TrainingFacts) -> None:
@@ -99,8 +120,8 @@ def check_size(hidden: Sequence[int], facts: TrainingFacts) -> None:
     layers = max(len(size.hidden) for size in facts.sizes)
     if min(hidden) < low or max(hidden) > high or len(hidden) > layers:
         warnings.warn(
-            f"networks with hidden layers of {'-'.join(map(str, hidden))} are beyond those of the training, up to {layers} "
-            f"layers of {low} to {high}: look at what an update brings",
+            f"networks with hidden layers of {'-'.join(map(str, hidden))} are beyond those of the training, up to "
+            f"{layers} layers of {low} to {high}: look at what an update brings",
             SizeRangeWarning,
             stacklevel=3,
         )

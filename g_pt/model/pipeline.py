@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
@@ -47,7 +47,6 @@ from g_pt.model.schedulers import check_num_steps, make_scheduler
 from g_pt.model.transformer import ParameterTransformer
 from g_pt.networks.metrics import Metric
 from g_pt.networks.modules import module_params, write_module
-from g_pt.networks.parameters import ParameterLayout
 from g_pt.networks.training_facts import TrainingFacts
 from g_pt.tasks import BUILT_IN, is_family, is_registered, registered_task
 from g_pt.tasks.base import Task
@@ -66,7 +65,7 @@ class ParameterUpdateOutput(BaseOutput):
     starting_metric: Tensor
 
 
-class ParameterUpdatePipeline(FamilyPipeline, DiffusionPipeline):
+class ParameterUpdatePipeline(FamilyPipeline):
     """Samples one update of a network's parameters that should bring its metric to the prompted value."""
 
     model_cpu_offload_seq = "transformer"
@@ -108,17 +107,6 @@ class ParameterUpdatePipeline(FamilyPipeline, DiffusionPipeline):
         metric: Metric = self.transformer.metric
         return metric
 
-    @property
-    def facts(self) -> TrainingFacts:
-        """What is known of the training."""
-        return TrainingFacts.from_json(self.config.training)
-
-    @property
-    def layout(self) -> ParameterLayout:
-        """Tensors of the networks that this pipeline updates."""
-        layout: ParameterLayout = self.transformer.layout
-        return layout
-
     @cached_property
     def task(self) -> Task:
         """The task named in the configuration.
@@ -139,15 +127,6 @@ class ParameterUpdatePipeline(FamilyPipeline, DiffusionPipeline):
                 f"{task.layout.describe()}"
             )
         return task
-
-    def check_task(self, task: Task) -> None:
-        """Refuse a task that is not this model's, nor the base of its family.
-
-        Raises:
-            ValueError: it has another name.
-        """
-        if task.name not in (self.config.task, str(self.config.task).partition("[")[0]):
-            raise ValueError(f"the model is of task {self.config.task!r}, got task {task.name!r}: name its own")
 
     @classmethod
     def from_pretrained(cls, name: Path | str, **kwargs: Any) -> ParameterUpdatePipeline:
@@ -187,8 +166,8 @@ class ParameterUpdatePipeline(FamilyPipeline, DiffusionPipeline):
         """Markdown of a card, with the figures of a report of `gpt-evaluate --json`."""
         config, model = self.config, self.transformer
         described = ModelDescription(
-            config.task, str(config.task).partition("[")[0] in BUILT_IN, self.metric, self.layout, self.facts, type(model).__name__,
-            model.num_parameters(), model.config.prediction_type, type(self.scheduler).__name__,
+            config.task, str(config.task).partition("[")[0] in BUILT_IN, self.metric, self.layout, self.facts,
+            type(model).__name__, model.num_parameters(), model.config.prediction_type, type(self.scheduler).__name__,
             config.num_inference_steps,
         )  # fmt: skip
         return model_card(described, repo_id, report=report, license=license)

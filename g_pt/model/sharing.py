@@ -15,8 +15,8 @@ def share_weights(model: ParameterTransformer, trained: ParameterTransformer) ->
     """Copy a model of unit tokens into one of the same layout with an encoder for each kind of tensor.
 
     A group's encoder reads the numbers of all its tensors side by side: its columns become the encoders of their kinds.
-    What several groups have becomes the mean of theirs, so that outputs are equal where each kind occurs once, as in a
-    network with one hidden layer. What tells tokens their size begins at zero, and kinds that are not there as they are.
+    What several groups have becomes the mean of theirs, so that outputs are equal where each kind occurs once, as in
+    a network with one hidden layer. What tells tokens their size begins at zero, other kinds stay as they were drawn.
 
     Raises:
         ValueError: the models differ in layout or size.

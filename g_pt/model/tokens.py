@@ -2,7 +2,8 @@
 
 Each unit of `g_pt.permutations.units` is a token, each pair of units of a tensor between two groups an edge, each chunk
 a token. All units of a group, and all edges of a pair of groups, share one encoder and one decoder (of a model for any
-size: all tensors of a kind, see `g_pt.permutations.plans`) and carry no position, so that f(permuted x) = permuted f(x) for any network of attention and shared layers on top.
+size, all tensors of a kind do: `g_pt.permutations.plans`) and carry no position, so that f(permuted x) = permuted f(x)
+for any network of attention and shared layers on top.
 
 B = batch, P = parameters per network, S = tokens, W = width, U = units of a group, K = numbers per unit, edge or
 chunk, R / C = units of the groups of an edge tensor's rows / columns, E = edge width.
@@ -86,11 +87,10 @@ class ParameterTokens(nn.Module):
         """Two vectors (B, P) each to tokens of each group and chunk [(B, U, W)], and edges [(B, R, C, E)]."""
         order = self.gather if plan is None else plan.order.to(x_t.device)
         plan = plan or self.plan
-        every = (*plan.parts, *plan.edges)
         noised, start = (x[:, order].split(plan.lengths, dim=1) for x in (x_t, x_start))
         both = [
-            torch.cat([a.unflatten(1, part.shape), b.unflatten(1, part.shape)], dim=-1)  # (B, ..., 2K)
-            for a, b, part in zip(noised, start, every, strict=True)
+            torch.cat([a.unflatten(1, shape), b.unflatten(1, shape)], dim=-1)  # (B, ..., 2K)
+            for a, b, shape in zip(noised, start, plan.shapes, strict=True)
         ]
         num = len(plan.parts)
         encoded = apply_linears([self.encoders[part.kind] for part in plan.parts], both[:num])  # (B, U, W)

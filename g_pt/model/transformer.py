@@ -140,7 +140,8 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
         self.permutations = PermutationSpec.from_json(permutations)
         self.kinds: dict[str, int] | None = None
         if tokenization == "kinds":
-            self.kinds = dict(kinds or kinds_of(self.layout, self.permutations, chunk_size))
+            known = kinds or kinds_of(self.layout, self.permutations, chunk_size)
+            self.kinds = dict(sorted(known.items()))  # JSON need not keep an order
             plan = self.plan_of(self.layout, self.permutations)
         else:
             plan = plan_by_group(token_index(self.layout, self.permutations, tokenization, chunk_size))
@@ -168,7 +169,7 @@ class ParameterTransformer(ModelMixin, ConfigMixin):
     def member(self, layout: ParameterLayout, permutations: PermutationSpec) -> ParameterTransformer:
         """The same model, with the same weights, of networks of another size; raises as `plan_of` does."""
         other = copy.copy(self)
-        vars(other).pop("forward", None)  # Accelerate puts one there that calls this model, not the copy
+        other.__dict__.pop("forward", None)  # Accelerate puts one there that calls this model, not the copy
         other._modules = {**self._modules, "tokens": copy.copy(self.tokens)}
         other.tokens.use(self.plan_of(layout, permutations))
         other.layout, other.permutations = layout, permutations

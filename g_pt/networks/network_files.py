@@ -56,6 +56,19 @@ def read_network(path: Path, layout: ParameterLayout) -> Tensor:
     return layout.flatten(dense)
 
 
+def bare_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file under their own names, whatever wrapper's prefix all of them have.
+
+    For a first look at what network it is: nothing is warned of. Raises as `read_state_dict`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnwrappedWarning)
+        tensors = read_state_dict(path)
+    while prefix := next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return {name.replace(COMPILED, ""): tensor for name, tensor in tensors.items()}
+
+
 def fitting_names(tensors: dict[str, Tensor], layout: ParameterLayout) -> dict[str, Tensor]:
     """The tensors without the prefixes of wrappers, where the layout's own names are not there as they are."""
     while tensors and not set(layout.names) <= set(tensors):

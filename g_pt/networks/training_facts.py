@@ -201,7 +201,7 @@ class TrainingFacts:
             )
 
     def of_size(self, hidden: Sequence[int]) -> TrainingFacts:
-        """Facts of networks of one size: measured where it was harvested, interpolated over the mean log width elsewhere.
+        """Facts of networks of one size: measured where it was harvested, elsewhere interpolated over mean log width.
 
         Where no size with as many layers was harvested, those with the nearest number stand for it.
 
@@ -212,16 +212,16 @@ class TrainingFacts:
         rest = replace(self, sizes=(), width_range=None)
         exact = next((size for size in self.sizes if size.hidden == tuple(hidden)), None)
         if exact is not None:
-            ranges = {"prompt_range": exact.prompt_range, "attainable_range": exact.attainable_range}
-            return replace(rest, **ranges, trained_runs=exact.trained_runs)
+            seen, attainable = exact.prompt_range, exact.attainable_range
+            return replace(rest, prompt_range=seen, attainable_range=attainable, trained_runs=exact.trained_runs)
         nearest = min((abs(len(size.hidden) - len(hidden)), len(size.hidden)) for size in self.sizes)[1]
         alike = sorted((s for s in self.sizes if len(s.hidden) == nearest), key=lambda size: size.log_width)
         places, place = [size.log_width for size in alike], log_width(hidden)
-        between = {
-            name: tuple(interpolated(place, places, [getattr(size, name)[end] for size in alike]) for end in (0, 1))
-            for name in ("prompt_range", "attainable_range")
-        }
-        return replace(rest, **between, trained_runs=None)  # type: ignore[arg-type]
+        low, high, best, first = (
+            interpolated(place, places, list(values))
+            for values in zip(*((*size.prompt_range, *size.attainable_range) for size in alike), strict=True)
+        )
+        return replace(rest, prompt_range=(low, high), attainable_range=(best, first), trained_runs=None)
 
     def attainable(self) -> tuple[float, float]:
         """The runs' mean best metric and that of their inits, raw.

@@ -68,7 +68,12 @@ class TokenPlan:
     @cached_property
     def lengths(self) -> list[int]:
         """Entries of each part and edge tensor."""
-        return [math.prod(part.shape) for part in (*self.parts, *self.edges)]
+        return [math.prod(shape) for shape in self.shapes]
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of each part and edge tensor."""
+        return [part.shape for part in self.parts] + [part.shape for part in self.edges]
 
     @cached_property
     def features(self) -> Tensor:

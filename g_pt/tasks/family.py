@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,8 @@ class TaskFamily:
         first, *stars, last = sizes.split("-") if sizes.count("-") > 1 else ("", "", "")
         if (first, last) != (str(own[0]), str(own[-1])) or not (stars == ["**"] or set(stars) == {"*"}):
             raise ValueError(
-                f"a family of {base.name!r} must be named {base.name}[{own[0]}-*-{own[-1]}] with one star for each hidden "
-                f"layer, or ** for any number of them, got [{brief(sizes)}]"
+                f"a family of {base.name!r} must be named {base.name}[{own[0]}-*-{own[-1]}] with one star for each "
+                f"hidden layer, or ** for any number of them, got [{brief(sizes)}]"
             )
         self.base, self.name, self.own = base, f"{base.name}[{sizes}]", own
         self.layers = None if stars == ["**"] else len(stars)
@@ -82,7 +83,7 @@ class TaskFamily:
 
     def _make(self, hidden: Hidden) -> Task:
         base = type(self.base)
-        members = {"name": self.member_name(hidden), "widths": (self.own[0], *hidden, self.own[-1])}
+        members: dict[str, Any] = {"name": self.member_name(hidden), "widths": (self.own[0], *hidden, self.own[-1])}
         if hasattr(base, "splits"):  # read once, and only when they are needed
             members["splits"] = property(lambda _: self.base.splits)  # type: ignore[attr-defined]
         task: Task = type(f"{base.__name__}Member", (base,), {**members, "__module__": base.__module__})()
@@ -124,7 +125,7 @@ class TaskFamily:
                 if len(layout.names) > len(names):
                     break
                 continue
-            found = {}
+            found: dict[int, int] = {}
             for name, shape in zip(layout.names, layout.shapes, strict=True):
                 if name in tensors and tensors[name].dim() == len(shape):
                     found |= {wide: tensors[name].shape[axis] for axis, wide in enumerate(shape) if wide in probe}

@@ -134,7 +134,7 @@ class AlignmentLoss:
         seed: int,
         gap: GeneralizationGap | None = None,
     ) -> None:
-        """`denoising` gives the pairs too, whose earlier networks are starts, and are measured where no `gap` is given."""
+        """`denoising` gives the pairs too, whose earlier networks are starts; `gap` is measured where not given."""
         self.options, self.task, self.pipeline, self.denoising, self.seed = options, task, pipeline, denoising, seed
         self.device = accelerator.device
         self.share = process_share(options.batch_size, accelerator)

@@ -6,10 +6,10 @@ since inits cost nothing, of one that nobody ever harvested; what such a size at
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ class FamilyTraining:
 
     def batch_size(self, hidden: Hidden, accelerator: Accelerator, most: int | None = None) -> int:
         """Networks of a step: as many as the settings say, fewer where they have many units and edges."""
-        edges = sum(a * b for a, b in zip(hidden, hidden[1:], strict=False)) + UNIT_COST * sum(hidden)
+        edges = sum(a * b for a, b in pairwise(hidden)) + UNIT_COST * sum(hidden)
         fitting = self.options.batch_cost // edges
         most = most or self.config.pairs.batch_size
         num = accelerator.num_processes
