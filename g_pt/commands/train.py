@@ -191,19 +191,19 @@ def train_family(
     pairs = {hidden: sampler.batch for hidden, sampler in samplers.items()}
     num_runs = sum(sampler.num_runs for sampler in samplers.values())
     accelerator.print(f"{program.dataset}: {len(stores)} sizes; {num_runs} runs to learn from")
-    sizes = FamilyTraining(program, family, pairs, normalizer)
+    config = dataclasses.replace(first_stage, pipeline=program.pipeline)
+    sizes = FamilyTraining(config, family, pairs, normalizer)
     held_out = None
     if family.default in stores:
         held_out = make_pairs(program, stores[family.default], metric, PAIR_SPLITS[1]).batch
     task, own = family.member(family.default), next(iter(pairs.values()))
-    config = dataclasses.replace(first_stage, task=family.name)
     pipeline = fit(
-        config, task, own, normalizer, facts, held_out=held_out, sizes=sizes, accelerator=accelerator,
+        first_stage, task, own, normalizer, facts, held_out=held_out, sizes=sizes, accelerator=accelerator,
         resume=program.resume,
     )  # fmt: skip
     if program.alignment.num_steps:
-        align(program, task, pipeline, own, held_out=held_out, sizes=sizes, resume=program.resume)
-    return conclude(program, metric, num_runs, accelerator)
+        align(config, task, pipeline, own, held_out=held_out, sizes=sizes, resume=program.resume)
+    return conclude(config, metric, num_runs, accelerator)
 
 
 def conclude(config: TrainConfig, metric: str, num_runs: int, accelerator: Accelerator) -> dict[str, Any]:

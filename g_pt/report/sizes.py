@@ -6,6 +6,7 @@ B = networks, K = prompts.
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def between(seen: list[Hidden]) -> list[Hidden]:
     found = []
     for depth in sorted({len(size) for size in seen}):
         alike = sorted((size for size in seen if len(size) == depth), key=lambda size: sum(size))
-        for low, high in zip(alike, alike[1:], strict=False):
+        for low, high in pairwise(alike):
             found.append(tuple(round((a * b) ** 0.5) for a, b in zip(low, high, strict=True)))
     return [size for size in dict.fromkeys(found) if size not in seen]
 

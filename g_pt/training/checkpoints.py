@@ -274,9 +274,11 @@ def is_of_pipeline(name: str) -> bool:
 
 
 def jsonable(value: Any) -> Any:
-    """Nested dicts with paths as strings."""
+    """Nested dicts with paths as strings, and lists, as a file has them."""
     if isinstance(value, dict):
         return {key: jsonable(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 

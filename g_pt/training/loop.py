@@ -25,6 +25,7 @@ from g_pt.model.transformer import ParameterTransformer
 from g_pt.networks.training_facts import TrainingFacts
 from g_pt.runtime.processes import Team
 from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
+from g_pt.tasks import is_family
 from g_pt.tasks.base import Task
 from g_pt.tasks.family import TaskFamily
 from g_pt.training.accelerators import is_sharded, make_accelerator, prepared, use_cpu_threads
@@ -175,6 +176,8 @@ def stage_settings(config: TrainConfig, name: StageName) -> dict[str, Any]:
     settings = jsonable(asdict(config))
     if name == "diffusion":
         del settings["alignment"]  # it may change once the first stage is done
+    if not is_family(config.task):
+        del settings["family"]  # so that runs of earlier versions can be resumed
     found: dict[str, Any] = settings
     return found
 

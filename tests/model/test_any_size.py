@@ -170,5 +170,5 @@ def test_sizes_beyond_the_training_warn_and_prompts_that_a_size_cannot_attain_to
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pipeline(mlp((64, 12, 10)), 0.3)
-    with pytest.raises(ValueError, match="fc2.weight"):
+    with pytest.raises(ValueError, match=r"fc2\.weight"):
         pipeline(mlp((64, 8, 11)), 0.3)
