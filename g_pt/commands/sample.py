@@ -210,7 +210,7 @@ def check_video(task: Task) -> None:
 
 
 def chosen_model(arguments: Arguments, metric: str) -> str:
-    """The model asked for, or the bundled one of the task and metric; where another size is meant, that for any size."""
+    """The model asked for, or the bundled one of task and metric: that for any size where another size is meant."""
     from g_pt.hub.download import bundled_models
     from g_pt.tasks import is_family
 
