@@ -8,7 +8,7 @@ K = prompts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -94,11 +94,21 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class AlignmentFacts:
-    """The last stage of the training, through the sampler and the metric; names as in its settings."""
+    """The last stage of the training, through the sampler and the metric; names as in its settings.
+
+    Attributes:
+        attainable_range: of the model: best mean metric of one update of fresh networks, and the mean before, raw.
+    """
 
     num_steps: Count
     gradient: Literal["exact", "evolution"]
     recursive_share: Annotated[float, Between(0, 1)] = 0.0
+    teacher_runs: Whole = 0
+    attainable_range: tuple[float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict, without what there was not."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items() if v not in (0, None)}
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,8 @@ class TrainingFacts:
         prompt_range: lowest and highest metric of any checkpoint of the runs, raw.
         attainable_range: mean over the runs of the best metric and of the first, best first, raw.
         trained_runs: quality of runs of the test split.
+        best_run: of the one training run of so many that is best on the validation split.
+        mean_answer: of what so many training runs predict on average.
         dataset: the runs of the train split.
         alignment: the stage after denoising.
         source: where the numbers come from, if not from a dataset.
@@ -117,6 +129,8 @@ class TrainingFacts:
     prompt_range: tuple[float, float] | None = None
     attainable_range: tuple[float, float] | None = None
     trained_runs: TrainedRuns | None = None
+    best_run: TrainedRuns | None = None
+    mean_answer: TrainedRuns | None = None
     dataset: DatasetFacts = field(default_factory=DatasetFacts)
     alignment: AlignmentFacts | None = None
     source: Annotated[str, Between(0, 1000)] | None = None
@@ -140,9 +154,13 @@ class TrainingFacts:
         entries = {
             "prompt_range": None if self.prompt_range is None else list(self.prompt_range),
             "attainable_range": None if self.attainable_range is None else list(self.attainable_range),
-            "trained_runs": None if self.trained_runs is None else self.trained_runs.to_json(),
+            **{
+                name: None if runs is None else runs.to_json()
+                for name in ("trained_runs", "best_run", "mean_answer")
+                for runs in [getattr(self, name)]
+            },
             "dataset": dataset or None,
-            "alignment": None if self.alignment is None else asdict(self.alignment),
+            "alignment": None if self.alignment is None else self.alignment.to_json(),
             "source": self.source,
         }
         return {name: entry for name, entry in entries.items() if entry is not None}
@@ -153,22 +171,34 @@ class TrainingFacts:
         Raises:
             ValueError: the worse end of `attainable_range` comes first, or a metric on a log scale is negative.
         """
-        for name, ends in (("prompt_range", self.prompt_range), ("attainable_range", self.attainable_range)):
+        own = None if self.alignment is None else self.alignment.attainable_range
+        ranges = {"prompt_range": self.prompt_range, "attainable_range": self.attainable_range, "its own": own}
+        for name, ends in ranges.items():
             if ends is not None and metric.transform != "identity" and min(ends) < 0:
                 raise ValueError(f"{where}: {name} of the {metric.name} must not be negative, got {list(ends)}")
-        if self.attainable_range is not None and self.attainable_range != metric.best_first(*sorted(self.attainable())):
+        if self.attainable_range is not None and self.attainable_range != metric.best_first(
+            *sorted(self.attainable_range)
+        ):
             raise ValueError(
                 f"{where}: attainable_range must have the better end of the {metric.name} first, got "
                 f"{list(self.attainable_range)}"
             )
 
-    def attainable(self) -> tuple[float, float]:
+    def attainable_of_runs(self) -> tuple[float, float]:
         """The runs' mean best metric and that of their inits, raw.
 
         Raises:
             ValueError: the model does not know it.
         """
         return known("attainable_range", self.attainable_range)
+
+    def attainable(self) -> tuple[float, float]:
+        """The same, from the model's own best metric on where that is better; raises as `attainable_of_runs` does."""
+        best, init = self.attainable_of_runs()
+        own = None if self.alignment is None else self.alignment.attainable_range
+        if own is None:
+            return best, init
+        return (min(best, own[0]), init) if best < init else (max(best, own[0]), init)
 
     def seen(self) -> tuple[float, float]:
         """Lowest and highest metric of any checkpoint, raw; raises as `attainable` does."""

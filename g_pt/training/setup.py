@@ -25,6 +25,7 @@ from g_pt.training.config import DiffusionConfig, ModelConfig, OptimizerConfig, 
 NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM, GAP_STREAM, GLOBAL_STREAM = (
     range(1, 8)
 )
+TEACHER_STREAM, OWN_RANGE_STREAM = 8, 9
 
 # (step, this process's share of the global batch) -> pairs on the CPU
 PairSource = Callable[[int, slice], CheckpointPairs]
