@@ -119,21 +119,21 @@ class TrainingFacts:
         prompt_range: lowest and highest metric of any checkpoint of the runs, raw.
         attainable_range: mean over the runs of the best metric and of the first, best first, raw.
         trained_runs: quality of runs of the test split.
-        best_run: of the one training run of so many that is best on the validation split.
-        mean_answer: of what so many training runs predict on average.
         dataset: the runs of the train split.
         alignment: the stage after denoising.
         source: where the numbers come from, if not from a dataset.
+        best_run: quality of the one training run of so many that is best on the validation split.
+        mean_answer: of what so many training runs predict on average.
     """
 
     prompt_range: tuple[float, float] | None = None
     attainable_range: tuple[float, float] | None = None
     trained_runs: TrainedRuns | None = None
-    best_run: TrainedRuns | None = None
-    mean_answer: TrainedRuns | None = None
     dataset: DatasetFacts = field(default_factory=DatasetFacts)
     alignment: AlignmentFacts | None = None
     source: Annotated[str, Between(0, 1000)] | None = None
+    best_run: TrainedRuns | None = None
+    mean_answer: TrainedRuns | None = None
 
     def __post_init__(self) -> None:
         if self.prompt_range is not None and self.prompt_range[0] > self.prompt_range[1]:
