@@ -255,11 +255,10 @@ class AlignmentLoss:
 
     def prompts_to_measure(self) -> Tensor:
         """Raw prompts around the runs' best and beyond it, as far as checkpoints got: (K,)."""
-        (low, high), seen = self.transformed(self.pipeline.facts.attainable_of_runs()), self.ranges[1]
-        width = 0.1 * (high - low)
-        best = low if self.pipeline.metric.minimize else high
-        prompts = torch.linspace(best - width, best + width, RANGE_PROMPTS).clamp(*seen)
-        return self.pipeline.metric.unembedded(prompts).clamp(*sorted(self.pipeline.facts.seen()))
+        low, high = self.transformed(self.pipeline.facts.attainable_of_runs())
+        best, width = (low if self.pipeline.metric.minimize else high), 0.1 * (high - low)
+        prompts = self.pipeline.metric.unembedded(torch.linspace(best - width, best + width, RANGE_PROMPTS))
+        return prompts.clamp(*self.pipeline.facts.seen())
 
     @torch.no_grad()
     def measure_gap(self) -> GeneralizationGap:

@@ -27,7 +27,7 @@ from g_pt.tasks.supervised import SupervisedTask
 from g_pt.training.config import AlignmentConfig
 from g_pt.training.setup import TEACHER_STREAM
 
-VALIDATION_EXAMPLES = 1024  # drawn at every step where the split has more
+VALIDATION_EXAMPLES = 1024  # on which a step measures
 
 
 class Teacher:
@@ -65,13 +65,18 @@ class Teacher:
         params = self.normalizer.unnormalize(x_0)
         rows = torch.randint(len(self.inputs), (self.options.num_examples,), generator=generator)
         taught = self.taught_loss(params, rows).log()  # (b,)
-        gap = self.metric.embedded(self.validation_metric(params.detach(), generator)) - wanted
+        gap = self.measure(params.detach(), VALIDATION_EXAMPLES, generator) - wanted
         sign = 1 if self.metric.minimize else -1
         return (gap + sign * (taught - taught.detach())).square().mean()
 
+    @torch.no_grad()
     def measure(self, params: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
-        """Transformed validation metric of raw networks (B, P): (B,)."""
-        return self.metric.embedded(self.validation_metric(params, generator))
+        """Transformed validation metric of raw networks (B, P), on examples that are drawn where there are more."""
+        data = self.task.examples("validation")
+        if len(data) > num_samples:
+            rows = torch.randint(len(data), (num_samples,), generator=generator)
+            data = LabelledExamples(data.inputs[rows], data.labels[rows])
+        return self.metric.embedded(self.task.measure_networks(self.task.recalibrate(params), data)[self.metric.name])
 
     def taught_loss(self, params: Tensor, rows: Tensor) -> Tensor:
         """Loss against the taught answers of some of the inputs, and the penalty: raw (B, P) to (B,)."""
@@ -90,15 +95,6 @@ class Teacher:
     def squared_length(self, params: Tensor) -> Tensor:
         """Of what is trained: (B, P) to (B,)."""
         return torch.stack([params[:, part].square().sum(dim=1) for part in self.slices]).sum(dim=0)
-
-    @torch.no_grad()
-    def validation_metric(self, params: Tensor, generator: torch.Generator) -> Tensor:
-        """Raw metric of raw networks on validation examples, drawn where there are many: (B,)."""
-        data = self.task.examples("validation")
-        if len(data) > VALIDATION_EXAMPLES:
-            rows = torch.randint(len(data), (VALIDATION_EXAMPLES,), generator=generator)
-            data = LabelledExamples(data.inputs[rows], data.labels[rows])
-        return self.task.measure_networks(self.task.recalibrate(params), data)[self.metric.name]
 
 
 def teachable(task: Task) -> SupervisedTask:
