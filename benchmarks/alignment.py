@@ -268,7 +268,7 @@ def beyond_table(pipeline: ParameterUpdatePipeline) -> dict[str, dict[str, str]]
 def distilled_table(name: str) -> dict[str, dict[str, str]]:
     """Single networks taught as the preset's last stage teaches, by ordinary steps; beside labels, noised as much."""
     program = merge(Preset(), read_yaml(PRESETS / f"{name}.yaml"), name)
-    store, task = CheckpointStore(program.dataset, verify=False), teachable(get_task(program.task))
+    store, task = CheckpointStore(program.dataset, verify=False), teachable(get_task(program.task), program.metric)
     normalizer, _ = scale_and_facts(store, program.task, program.metric, program.pairs.normalization, None)
     ends, found = store.params(store.final_rows("train")), {}
     for taught, weight in (("the mean answer", 1.0), ("labels", 0.0)):
@@ -291,7 +291,8 @@ def distilled(teacher: Teacher, num_steps: int, rate: float) -> torch.Tensor:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for _ in range(num_steps):
         optimizer.zero_grad()
-        teacher.taught_loss(params, torch.randint(len(teacher.inputs), (64,), generator=generator)).sum().backward()
+        examples = torch.randint(teacher.num_examples, (64,), generator=generator)
+        teacher.training_metric(params, examples).exp().sum().backward()
         optimizer.step()
         schedule.step()
     return params.detach()

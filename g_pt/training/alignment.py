@@ -10,6 +10,7 @@ B = networks, P = parameters per network.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -112,7 +113,9 @@ def make_teacher(config: TrainConfig, task: Task, pipeline: ParameterUpdatePipel
     """The runs (R, P) as teacher of networks of the pipeline; raises as `check_alignment` does."""
     if runs is None:
         raise ValueError("alignment.teacher_runs needs the runs' last checkpoints: give align(..., run_ends=)")
-    return Teacher(teachable(task), pipeline.metric, pipeline.normalizer, config.alignment, runs, config.seed)
+    return Teacher(
+        teachable(task, config.metric), pipeline.metric, pipeline.normalizer, config.alignment, runs, config.seed
+    )
 
 
 def own_range(pipeline: ParameterUpdatePipeline, prompts: Tensor, generator: torch.Generator) -> tuple[float, float]:
@@ -132,7 +135,7 @@ def check_alignment(config: TrainConfig, task: Task, accelerator: Accelerator) -
             processes.
     """
     if config.alignment.teacher_runs:
-        teachable(task)
+        teachable(task, config.metric)
     else:
         has_exact_gradient(task, config.metric, config.alignment.gradient)
     most, wanted = config.pairs.batch_size, config.alignment.batch_size
@@ -170,11 +173,10 @@ class AlignmentLoss:
         margin = options.margin * (high - low)
         # where most prompts are drawn from, and where the others are, transformed
         self.ranges = ((low - margin, high + margin), self.transformed(facts.seen()))
-        reach = options.teacher_reach * (high - low)
         # beyond what the runs attained, where there is a teacher
-        self.beyond = ((low - reach, low) if pipeline.metric.minimize else (high, high + reach)) if teacher else None
-        # a teacher compares validation metrics as they are
-        self.gap = GeneralizationGap.none() if task.endless_data or teacher else self.measure_gap()
+        self.beyond = (low - options.teacher_reach * (high - low), low) if teacher else None
+        fit = GeneralizationGap.along_training if teacher else GeneralizationGap.fit
+        self.gap = GeneralizationGap.none() if task.endless_data and not teacher else self.measure_gap(fit)
 
     def __call__(self, model: nn.Module, step: int) -> Tensor:
         """The loss of a step: a scalar."""
@@ -256,12 +258,12 @@ class AlignmentLoss:
     def prompts_to_measure(self) -> Tensor:
         """Raw prompts around the runs' best and beyond it, as far as checkpoints got: (K,)."""
         low, high = self.transformed(self.pipeline.facts.attainable_of_runs())
-        best, width = (low if self.pipeline.metric.minimize else high), 0.1 * (high - low)
-        prompts = self.pipeline.metric.unembedded(torch.linspace(best - width, best + width, RANGE_PROMPTS))
+        width = 0.1 * (high - low)
+        prompts = self.pipeline.metric.unembedded(torch.linspace(low - width, low + width, RANGE_PROMPTS))
         return prompts.clamp(*self.pipeline.facts.seen())
 
     @torch.no_grad()
-    def measure_gap(self) -> GeneralizationGap:
+    def measure_gap(self, fit: Callable[[Tensor, Tensor], GeneralizationGap]) -> GeneralizationGap:
         """Which training metric goes with which validation metric, from harvested networks."""
         validation, training = [], []
         for step in range(-(-GAP_NETWORKS // self.denoising.size)):
@@ -269,7 +271,7 @@ class AlignmentLoss:
             generator = keyed_generator(self.seed, GAP_STREAM)  # the same examples for all
             validation.append(self.pipeline.metric.embedded(batch.future_metric))
             training.append(self.reached.measure(batch.future_params, GAP_EXAMPLES, generator))
-        return GeneralizationGap.fit(torch.cat(validation), torch.cat(training))
+        return fit(torch.cat(validation), torch.cat(training))
 
     def validation_metric(self, params: Tensor) -> Tensor:
         """Raw metric of raw parameters (b, P) in full precision, as the pipeline measures it: (b,)."""
