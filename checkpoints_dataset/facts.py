@@ -12,13 +12,17 @@ import torch
 
 from checkpoints_dataset.format import RunRecord, StoreError
 from checkpoints_dataset.store import CheckpointStore
+from g_pt.evaluation.ensembles import ensemble_metrics, function_metrics, mean_predictions
 from g_pt.model.normalization import NormalizationMode, ParameterNormalizer
 from g_pt.networks.metrics import Metric
 from g_pt.networks.training_facts import DatasetFacts, SizeFacts, TrainedRuns, TrainingFacts
 from g_pt.permutations.plans import plan_by_kind
 from g_pt.tasks.base import Task
+from g_pt.tasks.classification import ClassificationTask
 from g_pt.tasks.family import Hidden, TaskFamily
+from g_pt.tasks.regression import RegressionTask
 
+ENSEMBLE_RUNS = 256  # more answer all but alike
 STATISTICS_ROWS = 25_000  # as many as the reference estimates its scale from
 REMEDY = (
     "harvest with more steps, another learning rate or, for policies, more episodes at a time, or have the task "
@@ -93,12 +97,29 @@ def training_facts(
     Raises:
         ValueError: the metric never moves in these runs, or never gets better than at their start.
     """
-    num_runs = len(store.some_runs_of("test"))
-    ranges = stored_ranges(store, task.metric(metric_name), max_runs)
-    check_prompts(store, task.metric(metric_name), ranges)
-    finals = task.evaluate(store.params(store.final_rows("test")), "test")
-    trained = TrainedRuns({f"test_{name}": values.mean().item() for name, values in finals.items()}, num_runs)
-    return replace(ranges, trained_runs=trained)
+    num_runs, metric = len(store.some_runs_of("test")), task.metric(metric_name)
+    ranges = stored_ranges(store, metric, max_runs)
+    check_prompts(store, metric, ranges)
+    finals = store.params(store.final_rows("test"))
+    trained, answers = task.evaluate(finals, "test"), None
+    ends = store.final_rows("train")[:max_runs]
+    best = ends[int(metric.argbest(torch.from_numpy(store.metrics[metric_name][ends])))]
+    if isinstance(task, ClassificationTask | RegressionTask):
+        trained |= function_metrics(task, finals)
+        some = store.params(ends[:ENSEMBLE_RUNS])
+        mean = mean_predictions(task, some, task.examples("test").inputs)
+        answers = of_test(ensemble_metrics(task, mean[None, None]), len(some))
+    return replace(
+        ranges,
+        trained_runs=of_test(trained, num_runs),
+        best_run=of_test(task.evaluate(store.params(np.array([best])), "test"), len(ends)),
+        mean_answer=answers,
+    )
+
+
+def of_test(measured: dict[str, torch.Tensor], num_runs: int) -> TrainedRuns:
+    """Means of what was measured on the test split."""
+    return TrainedRuns({f"test_{name}": values.mean().item() for name, values in measured.items()}, num_runs)
 
 
 def check_prompts(store: CheckpointStore, metric: Metric, ranges: TrainingFacts) -> None:

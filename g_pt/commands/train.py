@@ -162,7 +162,10 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         resume=program.resume,
     )
     if config.alignment.num_steps:
-        align(config, task, pipeline, pairs.batch, held_out=held_out.batch, resume=program.resume)
+        ends = (
+            store.params(store.final_rows("train")[: program.pairs.max_runs]) if config.alignment.teacher_runs else None
+        )
+        align(config, task, pipeline, pairs.batch, held_out=held_out.batch, run_ends=ends, resume=program.resume)
     made = conclude(config, metric, pairs.num_runs, accelerator)
     leave_team(team)
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from g_pt.files.schema import one_line
@@ -121,7 +121,7 @@ def eval_results(task: str | None, report: dict[str, Any] | None) -> list[Any] |
 
 def snippet(model: ModelDescription, repo_id: str) -> str:
     """Five lines that work wherever this package is installed."""
-    best, init = model.facts.attainable_range or (0.1, 1.0)
+    best, init = model.facts.attainable() if model.facts.attainable_range else (0.1, 1.0)
     # a task of one's own is in no installed package: it can neither make the starts there nor measure them
     starts, known = "0.1 * torch.randn(8, pipe.layout.num_params)", f", starting_metric={init:.3g}"
     if model.everybody_has_task:
@@ -150,6 +150,9 @@ def description(model: ModelDescription) -> dict[str, str]:
     if model.facts.attainable_range is not None:
         best, init = model.facts.attainable_range
         facts["from runs' init to their best"] = f"{init:.4g} to {best:.4g} on average"
+    own = model.facts.alignment and model.facts.alignment.attainable_range
+    if own:
+        facts["from inits to its own best"] = f"{own[1]:.4g} to {own[0]:.4g}, mean of updates on the validation split"
     objective = "flow matching" if model.prediction_type == "flow_prediction" else "diffusion"
     facts["model"] = f"{model.network}, {model.num_weights:,} parameters, {objective} ({model.prediction_type})"
     steps = model.num_inference_steps
@@ -167,7 +170,8 @@ def training_data(training: TrainingFacts) -> dict[str, str]:
         facts["how the runs were made"] = ", ".join(plain(f"{key} {value}") for key, value in dataset.source.items())
     facts["stages"] = "denoising"
     if training.alignment is not None:
-        settings = ", ".join(f"{key} {value}" for key, value in asdict(training.alignment).items())
+        known = training.alignment.to_json().items()
+        settings = ", ".join(f"{key} {value}" for key, value in known if key != "attainable_range")
         facts["stages"] += f", then alignment through the sampler and the metric ({settings})"
     return facts
 
@@ -189,7 +193,19 @@ def evaluation(report: dict[str, Any] | None) -> str:
     rows |= {f"{k} after one update": v for k, v in after.items() if isinstance(v, dict)}
     rows |= {f"{k} before": v for k, v in report.get("starting", {}).items() if isinstance(v, dict)}
     lines += [f"| {plain(name.replace('_', ' '))} | {interval_cells(entry)} |" for name, entry in rows.items()]
-    return "\n".join([*lines, "", memorisation(report)])
+    return "\n".join([*lines, "", *beside_runs(report), memorisation(report)])
+
+
+def beside_runs(report: dict[str, Any]) -> list[str]:
+    """Lines of the table of one update beside the runs, and one that is empty; none where it was not measured."""
+    rows = report.get("beside_runs", {})
+    names = list(dict.fromkeys(name for values in rows.values() for name in values))
+    if not names:
+        return []
+    lines = [f"| test split | {' | '.join(map(plain, names))} |", f"|{'---|' * (1 + len(names))}"]
+    for who, values in rows.items():
+        lines.append(f"| {plain(who)} | {' | '.join(number({'mean': values.get(name)}) for name in names)} |")
+    return [*lines, ""]
 
 
 def interval_cells(entry: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -96,11 +96,21 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class AlignmentFacts:
-    """The last stage of the training, through the sampler and the metric; names as in its settings."""
+    """The last stage of the training, through the sampler and the metric; names as in its settings.
+
+    Attributes:
+        attainable_range: of the model: best mean metric of one update of fresh networks, and the mean before, raw.
+    """
 
     num_steps: Count
     gradient: Literal["exact", "evolution"]
     recursive_share: Annotated[float, Between(0, 1)] = 0.0
+    teacher_runs: Whole = 0
+    attainable_range: tuple[float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict, without what there was not."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items() if v not in (0, None)}
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,8 @@ class TrainingFacts:
         source: where the numbers come from, if not from a dataset.
         sizes: of a family, each size that was harvested; the ranges above are those of the default size.
         width_range: of a family, the smallest and the largest hidden width that was trained on, harvested or not.
+        best_run: quality of the one training run of so many that is best on the validation split.
+        mean_answer: of what so many training runs predict on average.
     """
 
     prompt_range: tuple[float, float] | None = None
@@ -156,6 +168,8 @@ class TrainingFacts:
     source: Annotated[str, Between(0, 1000)] | None = None
     sizes: Annotated[tuple[SizeFacts, ...], Between(0, 10_000)] = ()
     width_range: tuple[Width, Width] | None = None
+    best_run: TrainedRuns | None = None
+    mean_answer: TrainedRuns | None = None
 
     def __post_init__(self) -> None:
         if self.prompt_range is not None and self.prompt_range[0] > self.prompt_range[1]:
@@ -176,9 +190,13 @@ class TrainingFacts:
         entries = {
             "prompt_range": None if self.prompt_range is None else list(self.prompt_range),
             "attainable_range": None if self.attainable_range is None else list(self.attainable_range),
-            "trained_runs": None if self.trained_runs is None else self.trained_runs.to_json(),
+            **{
+                name: None if runs is None else runs.to_json()
+                for name in ("trained_runs", "best_run", "mean_answer")
+                for runs in [getattr(self, name)]
+            },
             "dataset": dataset or None,
-            "alignment": None if self.alignment is None else asdict(self.alignment),
+            "alignment": None if self.alignment is None else self.alignment.to_json(),
             "source": self.source,
             "sizes": [size.to_json() for size in self.sizes] or None,
             "width_range": None if self.width_range is None else list(self.width_range),
@@ -191,10 +209,14 @@ class TrainingFacts:
         Raises:
             ValueError: the worse end of `attainable_range` comes first, or a metric on a log scale is negative.
         """
-        for name, ends in (("prompt_range", self.prompt_range), ("attainable_range", self.attainable_range)):
+        own = None if self.alignment is None else self.alignment.attainable_range
+        ranges = {"prompt_range": self.prompt_range, "attainable_range": self.attainable_range, "its own": own}
+        for name, ends in ranges.items():
             if ends is not None and metric.transform != "identity" and min(ends) < 0:
                 raise ValueError(f"{where}: {name} of the {metric.name} must not be negative, got {list(ends)}")
-        if self.attainable_range is not None and self.attainable_range != metric.best_first(*sorted(self.attainable())):
+        if self.attainable_range is not None and self.attainable_range != metric.best_first(
+            *sorted(self.attainable_range)
+        ):
             raise ValueError(
                 f"{where}: attainable_range must have the better end of the {metric.name} first, got "
                 f"{list(self.attainable_range)}"
@@ -223,13 +245,21 @@ class TrainingFacts:
         )
         return replace(rest, prompt_range=(low, high), attainable_range=(best, first), trained_runs=None)
 
-    def attainable(self) -> tuple[float, float]:
+    def attainable_of_runs(self) -> tuple[float, float]:
         """The runs' mean best metric and that of their inits, raw.
 
         Raises:
             ValueError: the model does not know it.
         """
         return known("attainable_range", self.attainable_range)
+
+    def attainable(self) -> tuple[float, float]:
+        """The same, from the model's own best metric on where that is better; raises as `attainable_of_runs` does."""
+        best, init = self.attainable_of_runs()
+        own = None if self.alignment is None else self.alignment.attainable_range
+        if own is None:
+            return best, init
+        return (min(best, own[0]), init) if best < init else (max(best, own[0]), init)
 
     def seen(self) -> tuple[float, float]:
         """Lowest and highest metric of any checkpoint, raw; raises as `attainable` does."""

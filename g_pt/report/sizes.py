@@ -48,7 +48,7 @@ def measure_sizes(subject: Subject, *, hidden: tuple[str, ...] = ()) -> Section 
                 **{f"{kind}_test_{m}": summary(v) for kind in ("update", "runs") for m, v in found[kind].items()},
             }
         )  # fmt: skip
-    columns = ("hidden", "harvested", f"{name} after one update", f"{name} of trained runs", "ratio")
+    columns: tuple[str, ...] = ("hidden", "harvested", f"{name} after one update", f"{name} of trained runs", "ratio")
     columns += tuple(f"{m} {kind}" for m in other for kind in ("after one update", "of runs"))
     num = min(subject.num_networks, NUM_NETWORKS)
     title = f"{num} unseen inits and {NUM_RUNS} runs trained anew at each size, best prompt of the size, test split"

@@ -172,6 +172,20 @@ class AlignmentConfig:
     """Weight of the denoising loss, which keeps the samples near the runs."""
     num_inference_steps: int = 5
     """Default number of sampling steps of the aligned pipeline; few are enough, see docs/alignment.md."""
+    teacher_runs: int = 0
+    """Harvested runs whose mean answer the sampled networks learn to give; 0 for none: then they learn the labels."""
+    teacher_weight: float = 1.0
+    """Share of the mean answer in what is to be answered; the labels have the rest."""
+    teacher_noise: float = 0.3
+    """Standard deviation of noise on the training inputs that runs and networks answer."""
+    teacher_penalty: float = 0.05
+    """Weight, in units of the loss, of a network's squared length over that of the runs."""
+    teacher_examples: int = 16384
+    """Noised training inputs, drawn and answered by the runs once."""
+    teacher_share: float = 0.5
+    """Share of the prompts drawn from below the runs' mean best metric."""
+    teacher_reach: float = 0.1
+    """How far below those are, over the width of the attainable range in the transformed metric."""
     learning_rate: float = 3e-4
     """Peak learning rate."""
     ema_decay: float = 0.99
@@ -181,9 +195,9 @@ class AlignmentConfig:
         check_at_least(
             self, num_steps=0, batch_size=1, num_examples=1, max_sampling_steps=2,
             gradient_steps=1, margin=0, num_inference_steps=1, diffusion_weight=0, learning_rate=0, ema_decay=0,
-            evolution_pairs=1,
+            evolution_pairs=1, teacher_runs=0, teacher_noise=0, teacher_penalty=0, teacher_examples=1, teacher_reach=0,
         )  # fmt: skip
-        for name in ("checkpoint_share", "full_range_share", "recursive_share"):
+        for name in ("checkpoint_share", "full_range_share", "recursive_share", "teacher_weight", "teacher_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if self.ema_decay >= 1:

@@ -57,8 +57,12 @@ class FamilyTraining:
         """Prepare.
 
         Raises:
-            ValueError: a share of layers is wanted that was not harvested.
+            ValueError: runs are to teach, which are all of one size.
         """
+        if config.alignment.teacher_runs:
+            raise ValueError(
+                "alignment.teacher_runs must be 0 for a family: runs teach networks of their own size only"
+            )
         self.config, self.family, self.pairs, self.normalizer = config, family, dict(pairs), normalizer
         self.options = config.family
         self.held_out = set(parse_hidden(self.options.held_out, torch.Generator()))

@@ -24,8 +24,8 @@ from g_pt.training.config import DiffusionConfig, ModelConfig, OptimizerConfig, 
 # keep what is drawn for different ends from (seed, step) apart
 (
     NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM, GAP_STREAM, GLOBAL_STREAM,
-    SIZE_STREAM,
-) = range(1, 9)  # fmt: skip
+    TEACHER_STREAM, OWN_RANGE_STREAM, SIZE_STREAM,
+) = range(1, 11)  # fmt: skip
 
 # (step, this process's share of the global batch) -> pairs on the CPU
 PairSource = Callable[[int, slice], CheckpointPairs]

@@ -105,6 +105,7 @@ def test_a_second_stage_follows_the_first_and_resumes_after_a_kill(settings: Pat
     folder = settings.parent
     short = ("--config", settings, "--optimizer.num-steps", 20, "--progress.evaluate-every", 0)
     aligned = ("--alignment.num-steps", 14, "--alignment.batch-size", 4, "--alignment.num-examples", 32)
+    aligned += ("--alignment.teacher-runs", 5, "--alignment.teacher-examples", 100)
     killed = (*short, *aligned, "--output", folder / "killed")
     death = Death("g_pt.training.checkpoints:TrainingCheckpoints.save", 3)  # two of the first stage, one of the second
     assert run_program(MAIN, killed, death=death) == [-signal.SIGKILL]

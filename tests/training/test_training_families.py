@@ -80,6 +80,7 @@ def test_wrong_harvests_are_refused(data, tmp_path, capsys, subtests):
             assert words in done.stderr
 
 
+@pytest.mark.slow
 def test_training_serves_sizes_logs_them_and_resumes_exactly(data, folder):
     pipeline = train_model(data, folder / "out")
     facts = pipeline.facts
@@ -108,6 +109,7 @@ def test_sizes_are_drawn_by_their_layers_and_held_out_ones_never(data):
     assert drawn[:50] == [draw_seen(sizes, options, 0, step) for step in range(50)]
 
 
+@pytest.mark.slow
 def test_a_family_that_begins_with_a_model_of_one_size_samples_as_it_does(data, folder):
     flags = ["--family.start-from", "digits-loss", "--optimizer.num-steps", "1", "--optimizer.learning-rate", "0"]
     wide = ["--model.width", "128", "--model.num-layers", "4", "--model.num-heads", "4", "--alignment.num-steps", "0"]
