@@ -14,8 +14,8 @@ from checkpoints_dataset.format import StoreError
 from g_pt import ParameterUpdatePipeline
 from g_pt.commands import harvest, train
 from g_pt.tasks import get_family
-from g_pt.training.config import FamilyConfig
-from g_pt.training.families import draw_seen
+from g_pt.training.config import FamilyConfig, TrainConfig
+from g_pt.training.families import FamilyTraining, draw_seen, draw_unseen
 
 TASK, SIZES = "digits[64-**-10]", ["16", "6,5"]
 HARVEST = ["--num-runs", "20", "--num-steps", "12", "--num-checkpoints", "4", "--runs-per-shard", "20"]
@@ -100,13 +100,18 @@ def test_training_serves_sizes_logs_them_and_resumes_exactly(data, folder):
     assert torch.equal(again.member((9,))(start, 2.0, generator=1).params, wanted)
 
 
-def test_sizes_are_drawn_by_their_layers_and_held_out_ones_never(data):
+def test_sizes_are_drawn_by_their_layers_and_held_out_ones_never():
     sizes = [(8,), (16,), (8, 8), (8, 8, 8)]
     options = FamilyConfig(layer_weights=(2.0, 1.0, 0.0))
-    drawn = [draw_seen(sizes, options, 0, step) for step in range(600)]
-    shares = [drawn.count(size) / 600 for size in sizes]
-    assert shares == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=0.07)
+    drawn = [draw_seen(sizes, options, 0, step) for step in range(3000)]
+    shares = [drawn.count(size) / 3000 for size in sizes]
+    assert shares == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=0.035)  # four standard deviations
     assert drawn[:50] == [draw_seen(sizes, options, 0, step) for step in range(50)]
+    ranges = FamilyConfig(width_range=(6, 9), deep_width_range=(3, 4), held_out=("7", "3,4"))
+    training = FamilyTraining(TrainConfig(family=ranges), get_family(TASK), dict.fromkeys([(8,), (8, 8)]), None)
+    generator = torch.Generator().manual_seed(0)
+    unseen = {draw_unseen(training, generator) for _ in range(300)}
+    assert unseen == {(6,), (8,), (9,), (3, 3), (4, 3), (4, 4)}
 
 
 @pytest.mark.slow
