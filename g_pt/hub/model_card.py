@@ -88,7 +88,7 @@ def model_card(
         "## Evaluation",
         evaluation(report),
         "## Intended use and limits",
-        bullets(limits(model.metric)),
+        bullets(limits(model.metric, any_size=bool(model.facts.sizes))),
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -144,6 +144,10 @@ def description(model: ModelDescription) -> dict[str, str]:
         "networks": f"{layout.num_params} parameters: {plain(layout.describe())}",
         "prompted by": f"{plain(metric.label)} on the task's validation split",
     }
+    if model.facts.sizes:
+        facts["other sizes"] = "`pipe.member((24, 12))`; the networks, ranges and figures here are those of one size"
+        harvested = ", ".join("-".join(map(str, size.hidden)) for size in model.facts.sizes)
+        facts["hidden widths of the training runs"] = harvested
     if model.facts.prompt_range is not None:
         low, high = model.facts.prompt_range
         facts["range of prompts"] = f"{low:.4g} to {high:.4g} were seen in training"
@@ -193,7 +197,7 @@ def evaluation(report: dict[str, Any] | None) -> str:
     rows |= {f"{k} after one update": v for k, v in after.items() if isinstance(v, dict)}
     rows |= {f"{k} before": v for k, v in report.get("starting", {}).items() if isinstance(v, dict)}
     lines += [f"| {plain(name.replace('_', ' '))} | {interval_cells(entry)} |" for name, entry in rows.items()]
-    return "\n".join([*lines, "", *beside_runs(report), memorisation(report)])
+    return "\n".join([*lines, "", *beside_runs(report), *over_sizes(report), memorisation(report)])
 
 
 def beside_runs(report: dict[str, Any]) -> list[str]:
@@ -205,6 +209,22 @@ def beside_runs(report: dict[str, Any]) -> list[str]:
     lines = [f"| test split | {' | '.join(map(plain, names))} |", f"|{'---|' * (1 + len(names))}"]
     for who, values in rows.items():
         lines.append(f"| {plain(who)} | {' | '.join(number({'mean': values.get(name)}) for name in names)} |")
+    return [*lines, ""]
+
+
+def over_sizes(report: dict[str, Any]) -> list[str]:
+    """Lines of the table of one update at every size; none where it was not measured."""
+    sizes = report.get("sections", {}).get("sizes", {}).get("sizes", [])
+    if not sizes:
+        return []
+    lines = [
+        "| hidden widths | harvested | one update over trained runs | prompt alignment (R²) |",
+        "|---|---|---|---|",
+    ]
+    for size in sizes:
+        hidden, harvested = "-".join(map(str, size["hidden"])), "yes" if size["harvested"] else "no"
+        cells = (hidden, harvested, number({"mean": size["ratio"]}, 3), number(size["alignment"], 3))
+        lines.append(f"| {' | '.join(map(plain, cells))} |")
     return [*lines, ""]
 
 
@@ -247,11 +267,12 @@ def memorisation(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def limits(metric: Metric) -> dict[str, str]:
+def limits(metric: Metric, *, any_size: bool) -> dict[str, str]:
     """Write uses and limits."""
+    layout = "with hidden layers of any widths" if any_size else "of exactly the layout above"
     return {
         "for": "research on learned optimization and on distributions of networks",
-        "only": "networks of exactly the layout above, with inputs preprocessed as in the task",
+        "only": f"networks {layout}, with inputs preprocessed as in the task",
         "prompts": "outside the range seen in training need not be followed",
         "quality": f"the prompt means the {plain(metric.name)} on the validation split; other data give other values",
         "safety": "weights are safetensors; the one-line .py files only import the installed package g-pt, and only "
