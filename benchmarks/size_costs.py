@@ -26,7 +26,7 @@ from g_pt.training.setup import make_model
 
 FAMILY = "digits[64-**-10]"
 ROUNDS, MOST_AT_ONCE, EDGES_AT_ONCE = 3, 8, 1 << 14
-BYTES_OF_AN_EDGE = 5_000  # that the backward pass keeps, at 32 channels and 4 layers
+BYTES_OF_AN_EDGE = 2_200  # that the backward pass keeps, at 32 channels and 4 layers
 
 
 def main() -> None:
