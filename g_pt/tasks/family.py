@@ -116,15 +116,13 @@ class TaskFamily:
             ValueError: it is of no member: other names, or other inputs or outputs.
         """
         tensors = network.state_dict() if isinstance(network, nn.Module) else network
-        names = {name for name, tensor in tensors.items() if tensor.is_floating_point()}
+        num_tensors = sum(tensor.is_floating_point() for tensor in tensors.values())
         depths = range(1, MOST_LAYERS + 1) if self.layers is None else (self.layers,)
         for depth in depths:
             probe = tuple(1009 + 2 * i for i in range(depth))  # widths that nothing else has
             layout = self.member(probe).layout
-            if self.layers is None and (len(layout.names) < len(names) or not set(layout.names) <= names):
-                if len(layout.names) > len(names):
-                    break
-                continue
+            if self.layers is None and len(layout.names) < num_tensors:
+                continue  # a deeper one; what is wrong with others is said below
             found: dict[int, int] = {}
             for name, shape in zip(layout.names, layout.shapes, strict=True):
                 if name in tensors and tensors[name].dim() == len(shape):
@@ -132,7 +130,7 @@ class TaskFamily:
             hidden = tuple(int(found.get(wide, DEFAULT_WIDTH)) for wide in probe)
             self.member(hidden).layout.check(tensors)
             return hidden
-        raise ValueError(f"the network is no member of {self.name}: its tensors are {brief(sorted(names), 300)}")
+        raise ValueError(f"members of {self.name} have at most {MOST_LAYERS} hidden layers, got {num_tensors:,} tensors")
 
 
 def parse_hidden(texts: Sequence[str], generator: torch.Generator) -> list[Hidden]:

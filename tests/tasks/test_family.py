@@ -57,7 +57,7 @@ def test_sizes_are_read_off_modules_and_state_dicts(family):
     for network, words in (
         (mlp((64, 9, 12)), "'fc2.weight' must have shape (10, 9)"),
         (mlp((784, 9, 10)), "'fc1.weight' must have shape (9, 64)"),
-        (torch.nn.Linear(64, 10), "no member"),
+        (torch.nn.Linear(64, 10), "'fc1.weight' of shape (16, 64) is wanted but missing"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             family.hidden_of(network)
