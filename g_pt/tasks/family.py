@@ -130,7 +130,7 @@ class TaskFamily:
             hidden = tuple(int(found.get(wide, DEFAULT_WIDTH)) for wide in probe)
             self.member(hidden).layout.check(tensors)
             return hidden
-        raise ValueError(f"members of {self.name} have at most {MOST_LAYERS} hidden layers, got {num_tensors:,} tensors")
+        raise ValueError(f"members of {self.name} have up to {MOST_LAYERS} hidden layers, got {num_tensors:,} tensors")
 
 
 def parse_hidden(texts: Sequence[str], generator: torch.Generator) -> list[Hidden]:
