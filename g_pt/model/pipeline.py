@@ -196,7 +196,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             repo_id: "org/name"; made where it does not exist.
             report: what `gpt-evaluate --json` wrote; goes into the card and beside the model.
             license: identifier for the card, "apache-2.0" say.
-            options: `private`, `revision`, `token`, `endpoint` of `g_pt.hub.upload.upload_model`.
+            options: `private`, `replace_card`, `revision`, `token`, `endpoint` of `g_pt.hub.upload.upload_model`.
 
         Raises:
             OSError: the Hub refused it or is out of reach.
