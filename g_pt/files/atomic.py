@@ -195,6 +195,14 @@ def read_json(path: Path | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
         ) from error
 
 
+def read_json_object(path: Path | str, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Read a JSON object; raises as `read_json` does, and a ValueError for any other value."""
+    content = read_json(path, max_bytes=max_bytes)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {brief(content)}")
+    return content
+
+
 def unique_entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object that names no entry twice: readers would differ in which of them they take."""
     found = dict(pairs)

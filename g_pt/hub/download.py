@@ -46,8 +46,8 @@ def resolve_model(name: Path | str, **hub_options: Any) -> Path:
         return folder
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
         raise OSError(
-            f"{str(name)!r} is neither an existing folder, nor a bundled model ({', '.join(bundled_models())}), nor a "
-            "Hub repository 'org/name'"
+            f"there is no folder {name}; bundled models are {', '.join(bundled_models())}, and repositories of the Hub "
+            "are called 'org/name'"
         )
     try:
         return download(str(name), **hub_options)

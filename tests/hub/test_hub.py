@@ -147,7 +147,7 @@ def test_a_repository_of_something_else_is_one_sentence(local_hub, tmp_path):
 @pytest.mark.parametrize("name", ["nothing", "a/b/c", "./runs/none", "/runs/none"])
 def test_what_is_neither_folder_nor_model_nor_repository_is_refused_without_asking(local_hub, tmp_path, name):
     message = refused(local_hub, tmp_path, name=name)
-    assert f"'{name}' is neither an existing folder, nor a bundled model" in message
+    assert f"there is no folder {name.removeprefix('./')}; bundled models are" in message
     assert local_hub.requests == []
 
 
@@ -195,16 +195,19 @@ def test_a_hub_that_accepts_and_stays_silent_is_one_sentence(monkeypatch, tmp_pa
 def test_a_hub_that_drips_is_left(begin, monkeypatch, tmp_path):
     """A byte comes well within the time limit of a read, of the head of an answer or of its body."""
 
-    def drip(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            connection.recv(10_000)
-            connection.sendall(begin)
+    def drip(server: socket.socket) -> None:
+        with suppress(OSError):  # closed at the end
             while True:
-                connection.sendall(b"a")
-                time.sleep(0.05)
+                connection = server.accept()[0]
+                with connection, suppress(OSError):
+                    connection.recv(10_000)
+                    connection.sendall(begin)
+                    while True:
+                        connection.sendall(b"a")
+                        time.sleep(0.05)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=lambda: [drip(server.accept()[0]) for _ in range(50)], daemon=True).start()
+        threading.Thread(target=lambda: drip(server), daemon=True).start()
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr("g_pt.hub.download.READ_SECONDS", 0.5)

@@ -126,6 +126,8 @@ except ValueError as error:
     assert "trust_remote_code" in str(error), error
 assert "g_pt" not in sys.modules
 pipeline = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)
+from diffusers.utils import logging
+assert logging._tqdm_active  # hidden only for the parts of this pipeline
 assert type(pipeline).__name__ == "ParameterUpdatePipeline"
 print(float(sum(p.double().sum() for p in pipeline.transformer.parameters())))
 """
@@ -133,6 +135,7 @@ print(float(sum(p.double().sum() for p in pipeline.transformer.parameters())))
         [sys.executable, "-c", program], env=environment(hub, tmp_path), capture_output=True, text=True, timeout=200
     )
     assert run.returncode == 0, run.stderr
+    assert "Loading pipeline components" not in run.stderr
     wanted = sum(p.double().sum() for p in random_pipeline.transformer.parameters())
     assert float(run.stdout) == pytest.approx(float(wanted), rel=1e-12)
 
@@ -216,7 +219,7 @@ def test_the_command_takes_the_report_beside_the_model(hub, random_pipeline, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing", REPO], "'nothing' is neither an existing folder"),
+        (["nothing", REPO], "there is no folder nothing"),
         (["digits-loss", "name"], "the repository must be named org/name, got 'name'"),
         (["digits-loss", REPO, "--report", "none.json"], "none.json"),
     ],
