@@ -113,7 +113,7 @@ def read_settings(path: Path) -> ReferenceSettings:
             coefficient=1.0 if dataset.get("normalizer") == "none" else number(dataset.get("openai_coeff"), float),
             metric=metric_of(dataset),
             tensor_sizes=None if sizes is None else tuple(int(size) for size in sizes),
-            tensor_names=None if names is None else tuple(str(name) for name in names),
+            tensor_names=None if names is None else read_value(tuple[str, ...], names, "parameter_names"),
             dropouts={ours: float(model.get(theirs, common)) for ours, theirs in DROPOUTS.items()},
             stated={name: value for name, value in model.items() if isinstance(value, int | float)},
         )
