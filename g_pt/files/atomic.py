@@ -141,6 +141,13 @@ def is_leftover(path: Path, is_ours: Callable[[str], object]) -> bool:
     return match is not None and bool(is_ours(match["name"])) and not is_another_living_process(int(match["pid"]))
 
 
+def remove_leftovers(folder: Path, is_ours: Callable[[str], object] = bool) -> None:
+    """Remove temporary files of names of ours that processes which are dead by now have left in a folder."""
+    for path in folder.iterdir():
+        if ".g-pt-" in path.name and path.is_file() and is_leftover(path, is_ours):
+            path.unlink(missing_ok=True)
+
+
 def is_another_living_process(pid: int) -> bool:
     """Whether another process of this machine has this number."""
     if pid == os.getpid():

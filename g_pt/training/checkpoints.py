@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from g_pt.files.atomic import fingerprint, named_disk_errors, read_json, write_json
+from g_pt.files.atomic import fingerprint, named_disk_errors, read_json, remove_leftovers, write_json
 from g_pt.files.folder_lock import folder_lock
 from g_pt.files.schema import brief
 from g_pt.hub.download import CARD_FILE, INDEX_FILE, REPORT_FILE
@@ -223,6 +223,7 @@ def training_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         if team.is_first:
             try:
                 stack.enter_context(folder_lock(folder, "training"))
+                remove_leftovers(folder)
             except (ValueError, OSError) as problem:
                 error = problem
         if (error := team.from_first(error)) is not None:
