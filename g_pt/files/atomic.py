@@ -144,7 +144,7 @@ def is_leftover(path: Path, is_ours: Callable[[str], object]) -> bool:
 def remove_leftovers(folder: Path, is_ours: Callable[[str], object] = bool) -> None:
     """Remove temporary files of names of ours that processes which are dead by now have left in a folder."""
     for path in folder.iterdir():
-        if ".g-pt-" in path.name and path.is_file() and is_leftover(path, is_ours):
+        if (is_ours is not bool or ".g-pt-" in path.name) and path.is_file() and is_leftover(path, is_ours):
             path.unlink(missing_ok=True)
 
 
