@@ -23,7 +23,7 @@ from g_pt.files.atomic import follow_umask
 from g_pt.hub.download import resolve_model
 from g_pt.hub.model_card import ModelDescription, model_card
 from g_pt.hub.upload import upload_model
-from g_pt.model.model_folders import CLASSES, check_weights, checked_index, loading_bar, write_shims
+from g_pt.model.model_folders import check_weights, checked_index, loading_bar, write_shims
 
 # imported here, not lazily: diffusers loads components only from modules that are imported already
 from g_pt.model.normalization import ParameterNormalizer
@@ -181,8 +181,6 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """Write a folder that `from_pretrained` reads, and diffusers alone where it may run the folder's code."""
         super().save_pretrained(folder, **options)
         write_shims(Path(folder))
-        for part in CLASSES:
-            follow_umask(Path(folder) / part)
         follow_umask(Path(folder))
 
     def model_card(self, repo_id: str, *, report: dict[str, Any] | None = None, license: str | None = None) -> str:
@@ -334,11 +332,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """
         start = module_params(module, self.layout)  # (P,)
         updated = self(
-            start,
-            prompted_metric,
-            starting_metric,
-            num_inference_steps=num_inference_steps,
-            generator=generator,
+            start, prompted_metric, starting_metric, num_inference_steps=num_inference_steps, generator=generator
         ).params[0]
         target = module if in_place else copy.deepcopy(module)
         write_module(target, updated, self.layout)
