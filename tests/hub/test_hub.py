@@ -147,7 +147,7 @@ def test_a_repository_of_something_else_is_one_sentence(local_hub, tmp_path):
 @pytest.mark.parametrize("name", ["nothing", "a/b/c", "./runs/none", "/runs/none"])
 def test_what_is_neither_folder_nor_model_nor_repository_is_refused_without_asking(local_hub, tmp_path, name):
     message = refused(local_hub, tmp_path, name=name)
-    assert f"there is no folder {name.removeprefix('./')}; bundled models are" in message
+    assert f"there is no folder {name}; bundled models are" in message
     assert local_hub.requests == []
 
 
@@ -167,7 +167,7 @@ def test_bundled_models_are_found_by_name(random_pipeline, tmp_path, monkeypatch
     (tmp_path / "unfinished").mkdir()
     assert bundled_models() == ["digits-loss"]
     assert resolve_model("digits-loss") == tmp_path / "digits-loss"
-    with pytest.raises(OSError, match=r"bundled model \(digits-loss\)"):
+    with pytest.raises(OSError, match="bundled models are digits-loss,"):
         resolve_model("unfinished")
 
 
