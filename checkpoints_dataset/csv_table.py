@@ -25,6 +25,7 @@ from g_pt.networks.metrics import Metric
 FILE, RUN, STEP = "file", "run", "step"
 DELIMITERS = ",;\t|"
 MAX_BYTES = 100_000_000  # of a table: a line for each of a million checkpoints
+MAX_LINE = 1_000_000  # characters: a longer one is no row of metrics
 MAX_STEP = 10**15
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
@@ -68,10 +69,10 @@ def read_table(path: Path, folder: Path, metrics: Mapping[str, Metric]) -> list[
         raise FileNotFoundError(f"there is no folder {folder}")
     place = [0]
     lines = kept_lines(decode_text(path), place)
-    header = next(lines, "")
-    delimiter = max(DELIMITERS, key=header.count)  # the first of equals: a comma
-    reader = csv.reader(chain([header], lines), delimiter=delimiter)
     try:
+        header = next(lines, "")
+        delimiter = max(DELIMITERS, key=header.count)  # the first of equals: a comma
+        reader = csv.reader(chain([header], lines), delimiter=delimiter)
         names = next(reader, [])
         columns = find_columns(path, names, [FILE, RUN, STEP, *metrics])
         rows = []
@@ -95,6 +96,8 @@ def read_table(path: Path, folder: Path, metrics: Mapping[str, Metric]) -> list[
 def kept_lines(text: str, place: list[int]) -> Iterator[str]:
     """Lines that are neither empty nor comments; `place` always has the number of the last one."""
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if len(line) > MAX_LINE:
+            raise csv.Error(f"line {number} has {len(line):,} characters, the limit is {MAX_LINE:,}")
         if line.strip() and not line.lstrip().startswith("#"):
             place[0] = number
             yield line

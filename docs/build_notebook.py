@@ -3,7 +3,7 @@
     python docs/build_notebook.py
 
 Text becomes Markdown cells; every block becomes a cell that writes a file, runs commands, or is Python. There are no
-outputs. A test compares the notebook with what this makes, and runs it (tests/docs/test_notebook.py).
+outputs. A test compares the notebook with what this makes, and runs it (tests/docs/test_tutorial.py).
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ def test_seconds_of_a_whole_run_follow_from_its_first_steps(monkeypatch, num_ste
     assert seconds == pytest.approx(20 * 1 + 6 * 5)
 
 
+@pytest.mark.slow
 def test_two_checkouts_take_turns(capsys):
     settings = {"num_runs": 4, "num_steps": 12, "num_checkpoints": 4}
     ratios = harvest_speed.compare(settings, ROOT, sys.executable, num_rounds=2)

@@ -160,6 +160,7 @@ def program(folder: Path, seed: int, pause: float = 0.0) -> subprocess.Popen[str
     return subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_several_processes_record_into_one_dataset(tmp_path: Path) -> None:
     processes = [program(tmp_path, seed, 0.01) for seed in range(3)]  # none closes its recorder: exiting does
     for process in processes:

@@ -43,6 +43,7 @@ def test_it_prints_draws_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert found["sections"] == {}
 
 
+@pytest.mark.slow
 def test_quick_sections_of_a_policy_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +90,7 @@ def run_small(tmp_path: Path, *more: str) -> None:
     main([*small, "--sections", "prompting", "recursion", "latent_walk", *more])
 
 
+@pytest.mark.slow
 def test_a_stopped_report_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,13 +6,13 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from dataset_fixtures import SMALL, environment, file_hashes, finished_harvest, run_command
+from dataset_fixtures import SMALL, file_hashes, finished_harvest, run_command
 from in_process import run_in_process
+from launched import start_program
 
 from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.format import StoreError
@@ -132,20 +132,22 @@ def test_a_real_write_error_is_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wait_for", ["dataset.json", "shard-00002.json"])
-def test_a_killed_harvest_continues_to_the_same_bytes(tmp_path, wait_for):
+def test_a_killed_harvest_continues_to_the_same_bytes(tmp_path, capsys, subtests):
     config = HarvestConfig(num_runs=60, num_steps=40, num_checkpoints=20, runs_per_shard=6)
     harvest(config, tmp_path / "whole")
-    command = [sys.executable, "-c", "from g_pt.commands.harvest import main; main()", *arguments_of(config)]
-    folder = tmp_path / "killed"
-    with subprocess.Popen([*command, "--out", str(folder)], env=environment(), stderr=subprocess.DEVNULL) as process:
-        while not (folder / wait_for).exists() and process.poll() is None:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    with pytest.raises(StoreError, match="run the same gpt-harvest command again"):
-        CheckpointStore(folder)
-    (folder / "shard-00007.safetensors.4194305.tmp").write_bytes(b"partial")
-    result = run_command(*arguments_of(config), "--out", str(folder))
-    assert result.returncode == 0, result.stderr
-    assert file_hashes(folder) == file_hashes(tmp_path / "whole")
+    for wait_for in ("dataset.json", "shard-00002.json"):
+        with subtests.test(wait_for):
+            folder = tmp_path / wait_for
+            arguments = [*arguments_of(config), "--out", str(folder)]
+            (process,) = start_program("g_pt.commands.harvest:main", arguments)
+            while not (folder / wait_for).exists() and process.is_alive():
+                time.sleep(0.001)
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            with pytest.raises(StoreError, match="run the same gpt-harvest command again"):
+                CheckpointStore(folder)
+            (folder / "shard-00007.safetensors.4194305.tmp").write_bytes(b"partial")
+            result = harvested(capsys, *arguments)
+            assert result.returncode == 0, result.stderr
+            assert file_hashes(folder) == file_hashes(tmp_path / "whole")

@@ -64,6 +64,7 @@ def test_python_blocks_run_in_order(page: Path, folder_of_files: Path) -> None:
         exec(compile("\n" * block.line + block.text, page.name, "exec"), names)  # errors then have the page's line
 
 
+@pytest.mark.slow
 def test_the_page_on_the_hub_runs_against_a_local_hub(default_hub: LocalHub, tmp_path: Path) -> None:
     default_hub.push("org/name", resolve_model("digits-loss"))
     push_dataset(CheckpointStore(finished_harvest()), "org/checkpoints")

@@ -1,77 +1,82 @@
-"""The tutorial from its first to its last block, scaled down: one update improves both of its networks."""
+"""The notebook is the tutorial's page; it runs from its first to its last cell, scaled down, and keeps its word."""
 
+import os
 import re
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
-from accelerate.state import AcceleratorState
-from documents import ROOT, blocks_of, commands_of
-from tutorial_sizes import SMALLER, scaled
+from dataset_fixtures import environment
+from documents import ROOT, blocks_of, program_module
 
+NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
+# what takes minutes on the page, and what it becomes here
+SMALLER = {
+    "range(400)": "range(60)",
+    "range(241)": "range(61)",
+    "step % 12": "step % 6",
+    "width: 64, num_layers: 3": "width: 48, num_layers: 2",
+    "num_steps: 1000": "num_steps: 250",
+    "num_steps: 150": "num_steps: 30",
+    "--optimizer.num-steps 1500 --alignment.num-steps 200": "--optimizer.num-steps 250 --alignment.num-steps 30",
+    "--num-runs 1000": "--num-runs 200",
+}
+# the report is that of a few networks here, and the training has one thread and measures nothing on its way
+QUICK = {
+    "--networks 64": "--networks 8 --quick --sections prompting",
+    "optimizer: {": "progress: {evaluate_every: 0}\noptimizer: {cpu_threads: 1, mixed_precision: 'no', ",
+}
+CHECK = """
 from checkpoints_dataset import CheckpointStore
-from g_pt.commands import harvest
-from g_pt.tasks import registry
-from train import train_g_pt
 
-PAGE = ROOT / "docs" / "tutorial.md"
+assert wine_loss < 0.5 * fresh_loss, (wine_loss, fresh_loss)
+assert len(CheckpointStore("runs/sine/checkpoints").runs) == 60
+assert optimizer.num_kept >= 1, "the guard keeps an update"
+assert begin > 2 * min(optimizer.last.loss_before, 1)
+torch.manual_seed(99)
+networks = [task.network() for _ in range(16)]
+updated = [pipe.update_module(network, 0.03) for network in networks]
+before, after = (sum(map(test_loss, some)) / 16 for some in (networks, updated))
+assert after < before / 3, ("one update improves unseen networks of the recorded loop", before, after)
+"""
 
 
-def run_command(words: list[str], names: dict[str, object]) -> None:
-    """Run a command of the page in this process; its evaluations are left to the parsing of test_documentation.py."""
-    match words:
-        case ["python", "train/train_g_pt.py", *arguments]:
-            AcceleratorState._reset_state(reset_partial_state=True)
-            quiet = [
-                "--optimizer.cpu-threads",
-                "1",
-                "--optimizer.mixed-precision",
-                "no",
-                "--progress.evaluate-every",
-                "0",
-            ]
-            train_g_pt.main([*arguments, *quiet])
-        case ["gpt-harvest", *arguments]:
-            harvest.main(arguments)
-        case ["python", "record.py"]:
-            exec(compile(Path("record.py").read_text(), "record.py", "exec"), names)
-        case ["gpt-evaluate", *_]:
-            pass
-        case _:
-            raise AssertionError(f"the tutorial has a command that this test does not run: {words}")
+def test_the_notebook_is_made_from_the_page() -> None:
+    builder = program_module(ROOT / "docs" / "build_notebook.py")
+    assert NOTEBOOK.read_text() == builder.build(), "run `python docs/build_notebook.py`"
+    nbformat.validate(nbformat.read(NOTEBOOK, as_version=4))
+
+
+def test_every_block_of_the_page_is_a_cell() -> None:
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    blocks = blocks_of(ROOT / "docs" / "tutorial.md")
+    assert len(code) == 1 + len(blocks)
+    for block, source in zip(blocks, code[1:], strict=True):
+        shown = block.text.partition("\n")[2] if block.file else block.text
+        assert shown.strip() in source
+        assert source.startswith(f"%%writefile {block.file}\n") == bool(block.file)
 
 
 @pytest.mark.slow
-def test_the_tutorial_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
-    text = PAGE.read_text()
-    assert all(long in text for long in SMALLER), "a number of the page changed: change it here too"
-    names: dict[str, object] = {}
-    for block in blocks_of(PAGE):
-        if block.file:
-            Path(block.file).write_text(scaled(block.text))
-        elif block.language == "bash":
-            for words in commands_of(scaled(block.text)):
-                run_command(words, {})
-        else:
-            exec(compile("\n" * block.line + block.text, PAGE.name, "exec"), names)
-    assert len(CheckpointStore("runs/sine/checkpoints").runs) == 60
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nbclient import NotebookClient
 
-    sine, pipe, test_loss, task = (names[name] for name in ("optimizer", "pipe", "test_loss", "task"))
-    before, after = unseen_sines(task, pipe, test_loss)
-    assert after < before / 3, "one update improves unseen networks of the recorded loop"
-    assert sine.num_kept >= 1, "and is kept by the guard"
-    assert names["begin"] > 2 * min(sine.last.loss_before, 1)
-    assert names["wine_loss"] < 0.5 * names["fresh_loss"], "and those of a harvest"
-
-
-def unseen_sines(task, pipe, test_loss) -> tuple[float, float]:
-    import torch
-
-    torch.manual_seed(99)
-    networks = [task.network() for _ in range(16)]
-    updated = [pipe.update_module(network, 0.03) for network in networks]
-    return sum(map(test_loss, networks)) / 16, sum(map(test_loss, updated)) / 16
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "train").symlink_to(ROOT / "train")
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    text = "".join(cell.source for cell in notebook.cells)
+    assert all(long in text for long in {**SMALLER, **QUICK}), "a number of the page changed: change it here too"
+    for cell in notebook.cells:
+        for long, short in {**SMALLER, **QUICK}.items():
+            cell.source = cell.source.replace(long, short)
+    notebook.cells.append(nbformat.v4.new_code_cell(CHECK))
+    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": tmp_path / "docs"}}).execute()
+    assert (tmp_path / "runs" / "wine" / "loss" / "pipeline" / "model_index.json").is_file()
 
 
 def test_the_words_about_the_size_of_things_are_right() -> None:
@@ -80,4 +85,4 @@ def test_the_words_about_the_size_of_things_are_right() -> None:
 
     inputs, labels = load_wine(return_X_y=True)
     assert (*inputs.shape, len(set(labels))) == (178, 13, 3)
-    assert re.search(r"178 wines, 13 measurements, three growers", PAGE.read_text())
+    assert re.search(r"178 wines, 13 measurements, three growers", (ROOT / "docs" / "tutorial.md").read_text())

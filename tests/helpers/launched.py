@@ -8,10 +8,14 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -34,15 +38,29 @@ class Death:
     rank: int = 0
 
 
-def run_program(main: str, arguments: Sequence[str], *, processes: int = 1, death: Death | None = None) -> list[int]:
+@dataclass(frozen=True)
+class Limits:
+    """A process that can write no file larger than this, as on a full disk.
+
+    Attributes:
+        file_size: bytes.
+        output: pipe that takes what it prints: no file, so not limited.
+    """
+
+    file_size: int
+    output: Connection
+
+
+def run_program(
+    main: str,
+    arguments: Sequence[object],
+    *,
+    processes: int = 1,
+    death: Death | None = None,
+    limits: Limits | None = None,
+) -> list[int]:
     """Run `module:function(arguments)` in some processes; returns their exit codes, which are negative for signals."""
-    port = free_port()
-    started = [
-        SERVER.Process(target=child, args=(main, list(map(str, arguments)), rank, processes, port, death))
-        for rank in range(processes)
-    ]
-    for process in started:
-        process.start()
+    started = start_program(main, arguments, processes=processes, death=death, limits=limits)
     for process in started:
         process.join(PATIENCE)
         if process.is_alive():
@@ -51,8 +69,33 @@ def run_program(main: str, arguments: Sequence[str], *, processes: int = 1, deat
     return [int(process.exitcode or 0) for process in started]
 
 
-def child(main: str, arguments: list[str], rank: int, processes: int, port: int, death: Death | None) -> None:
+def start_program(
+    main: str,
+    arguments: Sequence[object],
+    *,
+    processes: int = 1,
+    death: Death | None = None,
+    limits: Limits | None = None,
+) -> list[ForkServerProcess]:
+    """Start `module:function(arguments)` in some processes; does not wait for them."""
+    port = free_port()
+    started = [
+        SERVER.Process(target=child, args=(main, list(map(str, arguments)), rank, processes, port, death, limits))
+        for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    return started
+
+
+def child(
+    main: str, arguments: list[str], rank: int, processes: int, port: int, death: Death | None, limits: Limits | None
+) -> None:
     """What a launcher's child does: the environment of torchrun, then the program."""
+    if limits is not None:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(limits.output.fileno(), stream.fileno())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file_size, limits.file_size))
     if processes > 1:
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}

@@ -88,6 +88,7 @@ def test_python_files_are_one_import_of_this_package(hub, random_pipeline):
         assert re.fullmatch(r"from g_pt import \w+  # noqa: F401\n", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["hub", "folder"])
 def test_diffusers_alone_loads_it_where_remote_code_is_allowed(hub, random_pipeline, tmp_path, place):
     if place == "hub":
@@ -155,6 +156,7 @@ def test_the_snippet_of_the_card_runs(hub, random_pipeline):
     assert names["updated"].shape == (8, 1210)
 
 
+@pytest.mark.slow
 def test_the_snippet_runs_for_a_task_of_ones_own(hub, digits, tmp_path):
     """As printed, in a process that knows neither the task nor its file."""
     pipeline = build_pipeline(digits)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 FROM_PYTHON = """
 import torch
 from g_pt import ParameterUpdatePipeline
@@ -15,6 +17,7 @@ torch.nn.functional.grid_sample(torch.randn(1, 1, 4, 4), torch.zeros(1, 2, 2, 2)
 """
 
 
+@pytest.mark.slow
 def test_only_what_means_something_is_shown_from_python() -> None:
     done = subprocess.run([sys.executable, "-c", FROM_PYTHON], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -177,6 +177,7 @@ class ByCell(nn.Module):
         return self.head(state[0] if isinstance(state, tuple) else state)
 
 
+@pytest.mark.slow
 def test_networks_of_all_kinds_keep_every_promise(subtests):
     for name, make_network in NETWORKS.items():
         with subtests.test(name):

@@ -50,6 +50,7 @@ def saved(target: str, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 def test_two_harvests_make_the_same_bytes_wherever_the_file_lies(tmp_path):
     made = []
     for folder in (tmp_path / "a", tmp_path / "b"):

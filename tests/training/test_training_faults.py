@@ -1,18 +1,18 @@
 """Trainings whose files are damaged, removed or on a full disk: one sentence, and what can go on goes on."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
 from in_process import run_in_process
-from launched import Death, run_program
+from launched import Death, Limits, run_program
 
 from g_pt.commands import train
 from g_pt.files.atomic import named_disk_errors, write_json
@@ -48,6 +48,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "when", ["checkpoints_dataset.writer:DatasetWriter.write_shard", "g_pt.runtime.processes:Team.wait"]
 )
@@ -114,22 +115,17 @@ def test_a_folder_removed_midway_ends_the_training(settings: Path, run: Run, mon
 @pytest.mark.slow
 def test_a_full_disk_is_one_sentence_wherever_it_is_met(settings: Path, subtests: pytest.Subtests) -> None:
     """A limit on the size of files is what a full disk is: a write fails."""
-    program = (
-        "import resource, sys; from g_pt.commands.train import main; size = int(sys.argv.pop(1));"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)); main()"
-    )
     assert run_program(MAIN, ["--config", settings, "--output", settings.parent / "first"]) == [0]
     for size in (50, 700, 5_000, 60_000):
         with subtests.test(str(size)):
-            out = settings.parent / str(size)
-            command = [sys.executable, "-c", program, str(size), "--config", str(settings), "--output", str(out)]
-            environment = {**os.environ, "MPLCONFIGDIR": str(settings.parent), "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(command, capture_output=True, text=True, env=environment)
-            assert done.returncode == 1, done.stdout
-            said = done.stderr.strip().splitlines()[-1]
-            assert "cannot be written" in said
-            assert "unexpected" not in said
-            assert "Traceback" not in done.stderr
+            reading, writing = multiprocessing.Pipe(duplex=False)
+            arguments = ["--config", settings, "--output", settings.parent / str(size)]
+            assert run_program(MAIN, arguments, limits=Limits(size, writing)) == [1]
+            text = os.read(reading.fileno(), 65_536).decode()
+            last = text.strip().splitlines()[-1]
+            assert "cannot be written" in last
+            assert "unexpected" not in last
+            assert "Traceback" not in text
 
 
 @pytest.mark.parametrize("kind", ["SafetensorError", "PytorchStreamWriter failed writing file"])
