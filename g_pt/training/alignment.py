@@ -100,8 +100,8 @@ def align(
     aligned = train_stage(stage, pipeline, loss, probe, accelerator, resume=resume)
     if not taught:
         return aligned
-    own = own_range(aligned, loss.prompts_to_measure(), keyed_generator(config.seed, OWN_RANGE_STREAM))
-    facts = replace(facts, alignment=replace(stage_facts, attainable_range=own))
+    generator = keyed_generator(config.seed, OWN_RANGE_STREAM)
+    facts = replace(facts, alignment=measure_range(aligned, stage_facts, loss.prompts_to_measure(), generator))
     aligned.register_to_config(training=facts.to_json())
     if accelerator.is_main_process:
         save_whole(aligned, config.pipeline_folder)
@@ -118,12 +118,16 @@ def make_teacher(config: TrainConfig, task: Task, pipeline: ParameterUpdatePipel
     )
 
 
-def own_range(pipeline: ParameterUpdatePipeline, prompts: Tensor, generator: torch.Generator) -> tuple[float, float]:
-    """What updates of fresh networks attain on the validation split, best of prompts (K,), and what the inits have."""
-    starts, name = pipeline.task.init(RANGE_NETWORKS, generator), pipeline.metric.name
+def measure_range(
+    pipeline: ParameterUpdatePipeline, facts: AlignmentFacts, prompts: Tensor, generator: torch.Generator
+) -> AlignmentFacts:
+    """Facts with what updates of fresh inits attain on the validation split, the best of prompts (K,)."""
+    starts, metric = pipeline.task.init(RANGE_NETWORKS, generator), pipeline.metric
     updated = update_networks(pipeline, starts, prompts, generator=generator)
-    achieved = measure_updates(pipeline.task, updated, "validation")[name].mean(dim=0)  # (K,)
-    return pipeline.metric.best(achieved).item(), pipeline.task.evaluate(starts, "validation")[name].mean().item()
+    achieved = measure_updates(pipeline.task, updated, "validation")[metric.name].mean(dim=0)  # (K,)
+    before = pipeline.task.evaluate(starts, "validation")[metric.name].mean().item()
+    best = int(metric.argbest(achieved))
+    return replace(facts, attainable_range=(achieved[best].item(), before), best_prompt=prompts[best].item())
 
 
 def check_alignment(config: TrainConfig, task: Task, accelerator: Accelerator) -> None:

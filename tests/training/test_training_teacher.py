@@ -116,6 +116,10 @@ def test_a_taught_stage_resumes_and_says_what_it_attains(tmp_path):
     best, init = facts.alignment.attainable_range
     assert facts.alignment.teacher_runs == 4
     assert facts.attainable() == (min(best, facts.attainable_range[0]), facts.attainable_range[1])
+    generator = torch.Generator().manual_seed(9)
+    starts = get_task("digits").init(64, generator)
+    updated = pipeline(starts, facts.alignment.best_prompt, generator=generator).params
+    assert get_task("digits").evaluate(updated, "validation")["loss"].mean().item() == pytest.approx(best, rel=0.1)
     assert init == pytest.approx(facts.attainable_range[1], rel=0.05)
 
 
