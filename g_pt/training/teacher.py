@@ -53,7 +53,8 @@ class Teacher(ExactlyReached):
         if inputs.is_floating_point():  # tokens are looked up
             inputs = inputs + options.teacher_noise * torch.randn(inputs.shape, generator=generator)
         self.inputs = inputs
-        self.answers = options.teacher_weight * mean_predictions(task, runs, inputs)  # (..., N)
+        answering = runs if options.teacher_weight else runs[:1]  # where labels alone teach, for the shape
+        self.answers = options.teacher_weight * mean_predictions(task, answering, inputs)  # (..., N)
         if options.teacher_weight < 1:
             self.answers += (1 - options.teacher_weight) * certain_answers(task, train.labels.cpu()[rows], self.answers)
 
