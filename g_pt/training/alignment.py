@@ -37,6 +37,8 @@ from g_pt.training.teacher import Teacher, teachable
 GAP_NETWORKS, GAP_EXAMPLES = 512, 1024
 # On which it is seen how good updates get.
 RANGE_NETWORKS, RANGE_PROMPTS = 64, 9
+# How often the map from prompts to taught losses is measured anew, on the model's own networks.
+REFIT_STEPS = 50
 # How a start that is the model's own result is made.
 NUMBERS_OF_UPDATES, UPDATE_STEPS = (1, 2, 4), 2
 
@@ -179,12 +181,15 @@ class AlignmentLoss:
         self.ranges = ((low - margin, high + margin), self.transformed(facts.seen()))
         # beyond what the runs attained, where there is a teacher
         self.beyond = (low - options.teacher_reach * (high - low), low) if teacher else None
+        self.is_taught = teacher is not None
         fit = GeneralizationGap.along_training if teacher else GeneralizationGap.fit
         self.gap = GeneralizationGap.none() if task.endless_data and not teacher else self.measure_gap(fit)
 
     def __call__(self, model: nn.Module, step: int) -> Tensor:
         """The loss of a step: a scalar."""
         options, metric, normalizer = self.options, self.pipeline.metric, self.pipeline.normalizer
+        if self.is_taught and step and step % REFIT_STEPS == 0:
+            self.gap = self.own_gap(model, step)
         generator = keyed_generator(self.seed, step, ALIGNMENT_STREAM)
         starts, starting = self.draw_starts(step, generator)  # (b, P), (b,), raw
         if options.recursive_share:
@@ -249,6 +254,10 @@ class AlignmentLoss:
 
     def draw_prompts(self, generator: torch.Generator) -> Tensor:
         """Prompts of this process, uniform in the transformed metric: (b,)."""
+        return self.draw_all_prompts(generator)[self.share]
+
+    def draw_all_prompts(self, generator: torch.Generator) -> Tensor:
+        """Prompts of all processes: (batch,)."""
         size = (self.options.batch_size,)
         near, far = (low + (high - low) * torch.rand(size, generator=generator) for low, high in self.ranges)
         anywhere = torch.rand(size, generator=generator) < self.options.full_range_share
@@ -257,7 +266,7 @@ class AlignmentLoss:
             low, high = self.beyond
             is_beyond = torch.rand(size, generator=generator) < self.options.teacher_share
             drawn = torch.where(is_beyond, low + (high - low) * torch.rand(size, generator=generator), drawn)
-        return drawn[self.share]
+        return drawn
 
     def prompts_to_measure(self) -> Tensor:
         """Raw prompts around the runs' best and beyond it, as far as checkpoints got: (K,)."""
@@ -276,6 +285,34 @@ class AlignmentLoss:
             validation.append(self.pipeline.metric.embedded(batch.future_metric))
             training.append(self.reached.measure(batch.future_params, GAP_EXAMPLES, generator))
         return fit(torch.cat(validation), torch.cat(training))
+
+    @torch.no_grad()
+    def own_gap(self, model: nn.Module, step: int) -> GeneralizationGap:
+        """The same from networks that the model samples now, which are taught and so unlike harvested ones.
+
+        A few knots are all that comes of the validation split, and of other networks than those that are trained on.
+        """
+        options, metric, normalizer = self.options, self.pipeline.metric, self.pipeline.normalizer
+        validation, training = [], []
+        for batch in range(-(-GAP_NETWORKS // options.batch_size)):
+            generator = keyed_generator(self.seed, step, GAP_STREAM, batch)
+            starts = self.task.init(options.batch_size, generator).to(self.device)
+            wanted = metric.unembedded(self.draw_all_prompts(generator).to(self.device))
+            noise = torch.randn(starts.shape, generator=generator).to(self.device)
+            condition = Condition(normalizer.normalize(starts), self.validation_metric(starts), wanted)
+            x_0 = sample(model, self.scheduler, condition, noise, UPDATE_STEPS)
+            updated = finish_updates(self.task, normalizer.unnormalize(x_0.float()), starts)
+            validation.append(metric.embedded(self.validation_metric(updated)))
+            training.append(self.reached.measure(updated, GAP_EXAMPLES, keyed_generator(self.seed, GAP_STREAM)))
+        return GeneralizationGap.along_training(torch.cat(validation), torch.cat(training))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What other steps than the present one have decided."""
+        return {"validation": self.gap.validation, "training": self.gap.training}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore it."""
+        self.gap = GeneralizationGap(**state)
 
     def validation_metric(self, params: Tensor) -> Tensor:
         """Raw metric of raw parameters (b, P) in full precision, as the pipeline measures it: (b,)."""
