@@ -91,8 +91,11 @@ STUDIES: dict[str, dict[str, Training]] = {
     "teacher": {
         "the preset's": Training(0.0),
         "labels, as without a teacher": Training(0.0, {"teacher_runs": 0}),
-        "labels, noise and penalty": Training(0.0, {"teacher_runs": 1, "teacher_weight": 0.0}),
-        **{f"runs that teach: {num}": Training(0.0, {"teacher_runs": num}) for num in (1, 4, 16, 64, 256, 1024)},
+        **{f"mean answer, {weight:g}": Training(0.0, {"teacher_weight": weight}) for weight in (0.25, 0.5, 1.0)},
+        **{
+            f"mean answer of {num}": Training(0.0, {"teacher_runs": num, "teacher_weight": 1.0})
+            for num in (1, 4, 16, 64, 256, 1024)
+        },
         **{f"noise {noise:g}": Training(0.0, {"teacher_noise": noise}) for noise in (0.0, 0.15, 0.5)},
         **{f"penalty {weight:g}": Training(0.0, {"teacher_penalty": weight}) for weight in (0.0, 0.025, 0.1)},
         **{f"denoising weight {w:g}": Training(0.0, {"diffusion_weight": w}) for w in (0.0, 0.1)},
