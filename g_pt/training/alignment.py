@@ -36,7 +36,7 @@ from g_pt.training.teacher import Teacher, teachable
 # Networks and training examples from which the gap between training and validation metric is estimated.
 GAP_NETWORKS, GAP_EXAMPLES = 512, 1024
 # On which it is seen how good updates get.
-RANGE_NETWORKS, RANGE_PROMPTS = 64, 9
+RANGE_NETWORKS, RANGE_PROMPTS = 64, 12
 # How often the map from prompts to taught losses is measured anew, on the model's own networks.
 REFIT_STEPS = 50
 # How a start that is the model's own result is made.
@@ -271,8 +271,8 @@ class AlignmentLoss:
     def prompts_to_measure(self) -> Tensor:
         """Raw prompts around the runs' best and beyond it, as far as checkpoints got: (K,)."""
         low, high = self.transformed(self.pipeline.facts.attainable_of_runs())
-        width = 0.1 * (high - low)
-        prompts = self.pipeline.metric.unembedded(torch.linspace(low - width, low + width, RANGE_PROMPTS))
+        ends = (low + share * (high - low) for share in (-self.options.teacher_reach, 0.1))
+        prompts = self.pipeline.metric.unembedded(torch.linspace(*ends, RANGE_PROMPTS))
         return prompts.clamp(*self.pipeline.facts.seen())
 
     @torch.no_grad()

@@ -184,7 +184,7 @@ class AlignmentConfig:
     """Noised training inputs, drawn and answered by the runs once."""
     teacher_share: float = 0.5
     """Share of the prompts drawn from below the runs' mean best metric."""
-    teacher_reach: float = 0.1
+    teacher_reach: float = 0.2
     """How far below those are, over the width of the attainable range in the transformed metric."""
     learning_rate: float = 3e-4
     """Peak learning rate."""
