@@ -271,8 +271,8 @@ class AlignmentLoss:
     def prompts_to_measure(self) -> Tensor:
         """Raw prompts around the runs' best and beyond it, as far as checkpoints got: (K,)."""
         low, high = self.transformed(self.pipeline.facts.attainable_of_runs())
-        ends = (low + share * (high - low) for share in (-self.options.teacher_reach, 0.1))
-        prompts = self.pipeline.metric.unembedded(torch.linspace(*ends, RANGE_PROMPTS))
+        first, last = (low + share * (high - low) for share in (-self.options.teacher_reach, 0.1))
+        prompts = self.pipeline.metric.unembedded(torch.linspace(first, last, RANGE_PROMPTS))
         return prompts.clamp(*self.pipeline.facts.seen())
 
     @torch.no_grad()
