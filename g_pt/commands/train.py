@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig, dotted
-from g_pt.command_line.output import check_writable, json_line
+from g_pt.command_line.output import check_fits, check_writable, json_line
 from g_pt.command_line.parsing import named_settings, parse
 from g_pt.command_line.terminal import exit_on_error, is_first_process, quiet_unless_first, show_warnings
 from g_pt.commands.harvest import task_defaults
+from g_pt.files.schema import read_value
 from g_pt.runtime.processes import let_waiting_threads_sleep
 from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from checkpoints_dataset.store import CheckpointStore
     from g_pt.tasks.base import Split
 
+# bytes, float32: a weight with its gradient, AdamW's two moments and the average; of the parameters of a pair the start
+# and the future, raw and normalised, noise and the prediction
+TRAINED, BATCH = 5 * 4, 6 * 4
 PAIR_SPLITS: tuple[Split, Split] = ("train", "validation")
 
 
@@ -113,6 +117,7 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         if program.pipeline.resolve() == program.output.resolve():
             raise ValueError(f"--pipeline must be another folder than --output, both are {program.output}")
     task = get_task(program.task)
+    check_size(program, task.layout.num_params)
     check_output(program.output, resume=program.resume)
     check_replaceable(program.pipeline_folder)
     metric = task.metric(program.metric).name
@@ -162,6 +167,25 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         print(f"saved {config.pipeline_folder}")
     leave_team(team)
     return made
+
+
+def check_size(program: Program, num_params: int) -> None:
+    """Refuse a training that cannot fit, whatever else takes memory, or whose model would be refused when it is loaded.
+
+    Raises:
+        ValueError: a size is beyond those of saved models; the blocks of the model, or a batch, exceed the memory.
+    """
+    from g_pt.model.model_configs import ENTRIES, Timesteps
+
+    model = program.model
+    for name, kind in ENTRIES["ParameterTransformer"].items():
+        if hasattr(model, name):
+            read_value(kind, getattr(model, name), f"model.{name}")
+    read_value(Timesteps, program.diffusion.num_train_timesteps, "diffusion.num_train_timesteps")
+    blocks = model.num_layers * (4 + 2 * model.mlp_ratio) * model.width**2
+    check_fits(TRAINED * blocks, f"a model of {model.num_layers:,} layers of width {model.width:,}")
+    pairs = program.pairs.batch_size
+    check_fits(BATCH * pairs * num_params, f"a batch of {pairs:,} pairs")
 
 
 def conclude(config: TrainConfig, metric: str, num_runs: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from g_pt.files.atomic import follow_umask
 from g_pt.hub.download import resolve_model
 from g_pt.hub.model_card import ModelDescription, model_card
 from g_pt.hub.upload import upload_model
-from g_pt.model.model_folders import CLASSES, check_weights, checked_index, no_loading_bar, write_shims
+from g_pt.model.model_folders import check_weights, checked_index, loading_bar, write_shims
 
 # imported here, not lazily: diffusers loads components only from modules that are imported already
 from g_pt.model.normalization import ParameterNormalizer
@@ -93,6 +93,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             ValueError: the facts are of wrong types, or such as the metric cannot have.
         """
         super().__init__()
+        loading_bar(shown=True)
         facts = training if isinstance(training, TrainingFacts) else TrainingFacts.from_json(training or {})
         facts.check_metric(transformer.metric)
         self.register_modules(transformer=transformer, normalizer=normalizer, scheduler=scheduler)
@@ -156,12 +157,13 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         folder = resolve_model(name, **{key: kwargs.pop(key, None) for key in options})
         kwargs.setdefault("use_safetensors", True)  # never fall back to a pickle
         try:
-            with no_loading_bar():
-                pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
+            pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
             check_weights(pipeline.transformer, pipeline.normalizer)
         except Exception as error:  # whatever damaged files lead to
             reason = " ".join(str(error).split())[:300]
             raise OSError(f"{folder} cannot be loaded as a ParameterUpdatePipeline: {reason}") from error
+        finally:
+            loading_bar(shown=True)
         return pipeline
 
     @classmethod
@@ -169,12 +171,16 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """Read model_index.json, having checked all of the folder; diffusers calls this before it loads anything."""
         return checked_index(Path(folder))
 
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Find the parts; diffusers, which may have been called instead of this class, loads them next."""
+        loading_bar(shown=False)
+        return super().extract_init_dict(config_dict, **kwargs)
+
     def save_pretrained(self, folder: Path | str, **options: Any) -> None:
         """Write a folder that `from_pretrained` reads, and diffusers alone where it may run the folder's code."""
         super().save_pretrained(folder, **options)
         write_shims(Path(folder))
-        for part in CLASSES:
-            follow_umask(Path(folder) / part)
         follow_umask(Path(folder))
 
     def model_card(self, repo_id: str, *, report: dict[str, Any] | None = None, license: str | None = None) -> str:
@@ -196,7 +202,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             repo_id: "org/name"; made where it does not exist.
             report: what `gpt-evaluate --json` wrote; goes into the card and beside the model.
             license: identifier for the card, "apache-2.0" say.
-            options: `private`, `revision`, `token`, `endpoint` of `g_pt.hub.upload.upload_model`.
+            options: `private`, `replace_card`, `revision`, `token`, `endpoint` of `g_pt.hub.upload.upload_model`.
 
         Raises:
             OSError: the Hub refused it or is out of reach.
@@ -326,11 +332,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """
         start = module_params(module, self.layout)  # (P,)
         updated = self(
-            start,
-            prompted_metric,
-            starting_metric,
-            num_inference_steps=num_inference_steps,
-            generator=generator,
+            start, prompted_metric, starting_metric, num_inference_steps=num_inference_steps, generator=generator
         ).params[0]
         target = module if in_place else copy.deepcopy(module)
         write_module(target, updated, self.layout)

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 StageName = Literal["diffusion", "alignment"]
+LARGEST = 1e30
+MOST_THREADS = 1024  # the library ends the process where it cannot make them
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def check_at_least(config: Any, **lowest: float) -> None:
-    """Refuse values below their lowest."""
+    """Refuse values below their lowest, and any that float32 has not."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not abs(value) <= LARGEST:  # NaN is not
+            raise ValueError(f"{name} must be a number of at most {LARGEST:g}, got {value}")
     for name, low in lowest.items():
         value = getattr(config, name)
         if value is not None and not value >= low:  # NaN is not
@@ -46,6 +51,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, width=1, num_layers=1, num_heads=1, num_frequencies=1, edge_width=1, chunk_size=1)
+        check_at_least(self, mlp_ratio=1 / self.width, max_metric_frequency=1)
         if self.width % self.num_heads:
             raise ValueError(f"num_heads must divide width, got {self.num_heads} and {self.width}")
 
@@ -133,9 +139,15 @@ class OptimizerConfig:
     """Compute the activations of each layer anew in the backward pass: less memory, slower; see docs/training.md."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, num_steps=1, learning_rate=0, warmup_steps=0, weight_decay=0, cpu_threads=1)
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        check_at_least(
+            self, num_steps=1, learning_rate=0, warmup_steps=0, weight_decay=0, cpu_threads=1,
+            final_learning_rate=0, max_grad_norm=1e-30,
+        )  # fmt: skip
+        if self.cpu_threads is not None and self.cpu_threads > MOST_THREADS:
+            raise ValueError(f"cpu_threads must be at most {MOST_THREADS}, got {self.cpu_threads}")
+        for name in ("ema_decay", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -231,6 +243,9 @@ class ProgressConfig:
         check_at_least(
             self, evaluate_every=0, num_networks=1, num_prompts=2, save_every=0, keep_checkpoints=1, patience=0
         )
+        for name, most in (("num_networks", 1_000_000), ("num_prompts", 10_000)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:,}, got {getattr(self, name)}")
         if (self.patience or self.choose == "best") and not self.evaluate_every:
             raise ValueError("evaluate_every must be at least 1 to choose the best weights or to stop early, got 0")
         if unknown := [name for name in self.trackers if name not in TRACKERS]:

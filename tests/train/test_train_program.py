@@ -139,6 +139,9 @@ WRONG = {
     ("--config", "absent.yaml"): "there is no settings file absent.yaml",
     ("--task", "digitz"): "Did you mean 'digits'",
     ("--metric", "accuracy"): "it has ['error', 'loss']",
+    ("--model.num-layers", "1000000000"): "model.num_layers must be 1 to 10000, got 1000000000",
+    ("--model.width", "1000000", "--model.edge-width", "8"): "a model of 4 layers of width 1,000,000 would take about",
+    ("--pairs.batch-size", "1000000000"): "a batch of 1,000,000,000 pairs would take about",
 }
 
 
