@@ -35,10 +35,10 @@ from g_pt.training.loop import (
     make_denoising_loss,
     make_probe,
     make_stage,
-    save_whole,
     train_stage,
 )
 from g_pt.training.metric_gap import has_exact_gradient, make_reached
+from g_pt.training.saving import save_whole
 from g_pt.training.setup import ALIGNMENT_STREAM, GAP_STREAM, OWN_RANGE_STREAM, PairSource, process_share
 from g_pt.training.teacher import Teacher, teachable
 

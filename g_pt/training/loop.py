@@ -6,19 +6,15 @@ B = pairs of this process, P = parameters per network.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from g_pt.files.atomic import atomic_folder, named_disk_errors
-from g_pt.hub.download import CARD_FILE
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.transformer import ParameterTransformer
@@ -45,6 +41,7 @@ from g_pt.training.ema import AveragedWeights
 from g_pt.training.held_out import measure_held_out
 from g_pt.training.log import TrainingLog
 from g_pt.training.probe import PromptProbe
+from g_pt.training.saving import finish
 from g_pt.training.setup import (
     GLOBAL_STREAM,
     PairSource,
@@ -285,45 +282,6 @@ def evaluate(
     if choice.is_wanted:
         team = Team(accelerator.process_index, accelerator.num_processes)
         choice.consider(step, team.from_first(measured))
-
-
-def finish(
-    pipeline: ParameterUpdatePipeline,
-    wrapped: nn.Module,
-    averaged: AveragedWeights,
-    folder: Path,
-    accelerator: Accelerator,
-) -> ParameterUpdatePipeline:
-    """Put the averaged weights into the pipeline, save it once, and forget what Accelerate has prepared."""
-    model = pipeline.transformer
-    averaged.copy_to_model()
-    if is_sharded(accelerator):
-        weights = accelerator.get_state_dict(wrapped)  # whole on the first process
-        accelerator.free_memory()
-        if accelerator.is_main_process:
-            model = type(model).from_config(model.config)
-            model.load_state_dict(weights)
-            pipeline.register_modules(transformer=model)
-            save_whole(pipeline, folder)
-        accelerator.wait_for_everyone()
-        pipeline = ParameterUpdatePipeline.from_pretrained(folder)
-        pipeline.to(accelerator.device)
-        return pipeline
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # or the pipeline would go on sampling in bf16
-    accelerator.free_memory()  # or a next stage's gradients would still run through this one's
-    model.eval()
-    if accelerator.is_main_process:
-        save_whole(pipeline, folder)
-    accelerator.wait_for_everyone()
-    return pipeline
-
-
-def save_whole(pipeline: ParameterUpdatePipeline, folder: Path) -> None:
-    """Save a pipeline under a temporary name, then rename: a folder never mixes two models."""
-    with named_disk_errors(folder), atomic_folder(folder, check_replaceable) as temporary:
-        pipeline.save_pretrained(temporary)
-        if (folder / CARD_FILE).is_file():  # a user may have written it
-            shutil.copy2(folder / CARD_FILE, temporary / CARD_FILE)
 
 
 def learning_rate(step: int, options: OptimizerConfig) -> float:

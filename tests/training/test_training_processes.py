@@ -166,7 +166,7 @@ def test_processes_share_the_harvest_of_policies_too(tmp_path: Path) -> None:
     [
         pytest.param(Death("g_pt.training.log:TrainingLog.add"), id="before the first checkpoint"),
         pytest.param(Death("accelerate:Accelerator.save_state", 2), id="while a checkpoint is written"),
-        pytest.param(Death("g_pt.training.loop:save_whole"), id="between the stages"),
+        pytest.param(Death("g_pt.training.saving:save_whole"), id="between the stages"),
         pytest.param(Death("accelerate:Accelerator.save_state", 6), id="in a checkpoint of the second stage"),
         pytest.param(
             Death("g_pt.model.pipeline:ParameterUpdatePipeline.save_pretrained", 2), id="while the result is saved"
