@@ -24,6 +24,7 @@ from checkpoints_dataset.format import DatasetHeader
 from checkpoints_dataset.shard_size import measured_size, recorded_size
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
+from g_pt.command_line.output import check_fits
 from g_pt.files.folder_lock import folder_lock
 from g_pt.runtime.cpu_memory import keep_freed_memory
 from g_pt.runtime.processes import Team
@@ -31,7 +32,7 @@ from g_pt.runtime.seeds import global_generator_as, keyed_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import PopulationTask, Task, TrainableTask, TrainedPopulation
 from g_pt.update_rules.base import DrawnRule
-from g_pt.update_rules.problem import follow
+from g_pt.update_rules.problem import follow, num_bytes
 from g_pt.update_rules.registry import rule_name
 
 Progress = Callable[[int], object]  # called with the number of network-steps just taken
@@ -162,7 +163,9 @@ def check_harvestable(task: Task, config: HarvestConfig) -> None:
         raise ValueError(
             f"batch_size must be at most {task.num_examples}, the number of examples, got {config.batch_size}"
         )
-    config.rule.init(task.layout.unflatten(task.init(1, torch.Generator())), task)
+    state = config.rule.init(task.layout.unflatten(task.init(1, torch.Generator())), task)
+    runs = min(config.num_runs, config.at_once)
+    check_fits(runs * num_bytes(state), f"the state of rule {rule_name(config.rule)!r} for {runs:,} networks at once")
     if isinstance(config.rule, DrawnRule):
         for shard in {0, config.num_shards - 1}:  # the last may be smaller
             config.rule.draw(len(runs_of(config, shard)), torch.Generator())

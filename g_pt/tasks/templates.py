@@ -94,21 +94,21 @@ class StackedModule:
         tensors: Mapping[str, Tensor],
         inputs: Tensor,
         *,
-        read: Callable[[Any], Tensor],
+        read: Callable[[Any], Any],
         shared: bool = True,
-    ) -> Tensor:
+    ) -> Any:
         """Outputs of B networks, (B, ...), as the module gives them in its present mode.
 
         Args:
             tensors: `{name: (B, *shape)}`, raw; running statistics are updated in place in training mode.
             inputs: (N, ...), the same for all networks, or (B, N, ...) where they are not `shared`.
-            read: what the module returns, to the tensor that is wanted.
+            read: what the module returns, to the tensor that is wanted, or to a dict of them.
             shared: whether all networks get the same inputs.
         """
         module, constants = self.module.to(inputs.device), self.counters()
         statistics = {name: tensors[name].detach() for name in running_statistics(module)}  # they have no gradient
 
-        def run(own: dict[str, Tensor], seen: Tensor) -> Tensor:
+        def run(own: dict[str, Tensor], seen: Tensor) -> Any:
             return read(self.call(own, constants, seen))
 
         # dropout draws from the global generator, for each network on its own

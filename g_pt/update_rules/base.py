@@ -32,6 +32,8 @@ class Cost:
         model_passes: forward passes of a model that predicts parameters.
         seconds: wall-clock time, divided by B.
         state_bytes: memory that the rule keeps between steps, divided by B; of a sum, the larger of the two.
+        fallbacks: steps at which a rule could not do what it is for, such as inverting a curvature that is not finite,
+            and took the way out that it documents; mean over the B networks.
     """
 
     gradients: int = 0
@@ -40,6 +42,7 @@ class Cost:
     model_passes: int = 0
     seconds: float = 0.0
     state_bytes: float = 0.0
+    fallbacks: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -49,6 +52,7 @@ class Cost:
             self.model_passes + other.model_passes,
             self.seconds + other.seconds,
             max(self.state_bytes, other.state_bytes),
+            self.fallbacks + other.fallbacks,
         )
 
 
@@ -69,6 +73,11 @@ class Problem(Protocol):
     cost: Cost
     """Of all steps so far; a rule adds what the problem cannot see: `problem.cost += Cost(model_passes=20)`."""
 
+    @property
+    def batch_size(self) -> int:
+        """Examples of a mini-batch."""
+        ...
+
     def gradients(self, params: Tensors) -> tuple[Tensor, Tensors]:
         """Training losses (B,) on the step's mini-batch, and their gradients for `TrainableTask.trained_names`.
 
@@ -85,7 +94,14 @@ class Problem(Protocol):
         ...
 
     def layer_inputs(self, params: Tensors) -> Tensors:
-        """Mean of a a^T over the step's mini-batch for the inputs a of every linear layer: `{layer: (B, n, n)}`."""
+        """Mean of a a^T over the step's mini-batch, a being the inputs of a layer: `{layer: (B, n, n)}`.
+
+        See `g_pt.update_rules.layer_moments`. A layer that sees the same in all networks is expanded from one matrix.
+        """
+        ...
+
+    def layer_gradients(self, params: Tensors) -> Tensors:
+        """Mean of e e^T over the step's mini-batch, e being the gradient at a layer's outputs: `{layer: (B, m, m)}`."""
         ...
 
 

@@ -162,10 +162,11 @@ class RMSprop:
 
 
 def not_negative(settings: object, *names: str) -> None:
-    """Refuse settings below 0, and NaN, by name."""
+    """Refuse settings below 0, and NaN, by name; those of each network too."""
     for name in names:
-        if not getattr(settings, name) >= 0:
-            raise ValueError(f"{name} must not be negative, got {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if not all(each >= 0 for each in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{name} must not be negative, got {value}")
 
 
 def zeros_like(params: Tensors) -> Tensors:
@@ -195,6 +196,11 @@ def descend_ratio(param: Tensor, numerator: Tensor, denominator: Tensor, rate: f
         param.addcdiv_(numerator, denominator, value=-rate)
     else:
         param.addcdiv_(numerator, denominator.div_(rate), value=-1)
+
+
+def each_network(setting: float | tuple[float, ...], like: Tensor) -> float | Tensor:
+    """A setting of all networks as it is, and one for each of them as (B,), of the dtype and device of a tensor."""
+    return like.new_tensor(setting) if isinstance(setting, tuple) else setting
 
 
 def per_network(rate: float | Tensor, param: Tensor) -> float | Tensor:

@@ -1,4 +1,4 @@
-"""Training by gradients of the loss: an optimizer, its learning rate, and how the rate falls.
+"""Training by gradients of the loss: an optimizer, its learning rate, and how the rate rises and falls.
 
 Importing this file imports no torch.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from g_pt.update_rules.base import Optimizer
-from g_pt.update_rules.first_order import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop
+from g_pt.update_rules.first_order import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, each_network
 
 if TYPE_CHECKING:
     import torch
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from g_pt.update_rules.base import Problem, Tensors
 
 Schedule = Literal["cosine", "linear", "constant"]
+BatchScaling = Literal["linear", "square-root"]
+USUAL_BATCH_SIZE = 64
 
 
 class GradientState(NamedTuple):
-    """State of the optimizer, and the base learning rate: of all networks, or (B,)."""
+    """State of the optimizer, the base learning rate of all networks or (B,), and what is known of the curvature."""
 
     optimizer: Any
     rate: float | Tensor
+    curvature: Any = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,14 @@ class GradientRule:
     """Draw the base learning rate of each network between these two, log-uniformly, in place of learning_rate."""
     schedule: Schedule = "cosine"
     """How the learning rate falls from its base value to 0 at the last step, or whether it is constant."""
+    warm_up_steps: int | None = None
+    """Steps in which the learning rate first rises to its base value, evenly; it falls after them."""
+    batch_scaling: BatchScaling | None = None
+    """Multiply the learning rate by the batch size over that of scaled_from, or by the root of it."""
+    scaled_from: int | None = None
+    """Batch size that the learning rate is meant for, with batch_scaling; 64 where it is not given."""
     tuned_between: ClassVar[tuple[float, float] | None] = None  # by the report; None: not compared
+    title: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         rates = self.learning_rate if isinstance(self.learning_rate, tuple) else (self.learning_rate,)
@@ -54,11 +64,14 @@ class GradientRule:
                     "learning_rate_range must be two positive numbers, the smaller first, "
                     f"got {self.learning_rate_range}"
                 )
+        for name in ("warm_up_steps", "scaled_from"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
 
     @property
     def name(self) -> str:
-        """Of the optimizer's class."""
-        return type(self.optimizer).__name__
+        """The title, or that of the optimizer's class."""
+        return self.title or type(self.optimizer).__name__
 
     def draw(self, num_networks: int, generator: torch.Generator) -> tuple[GradientRule, list[dict[str, Any]]]:
         """See `DrawnRule`: base learning rates (B,), recorded as `learning_rate`."""
@@ -80,20 +93,26 @@ class GradientRule:
     def init(self, params: Tensors, task: Task) -> GradientState:
         """See `UpdateRule`."""
         trained = {name: params[name] for name in trained_names(task)}
-        rate: float | Tensor
-        if isinstance(self.learning_rate, tuple):
-            rate = next(iter(trained.values())).new_tensor(self.learning_rate)
-        else:
-            rate = self.learning_rate
-        return GradientState(self.optimizer.init(trained), rate)
+        rate = each_network(self.learning_rate, next(iter(trained.values())))
+        return GradientState(self.optimizer.init(trained), rate, self.unknown_curvature(trained, task))
 
     def step(self, params: Tensors, state: GradientState, problem: Problem) -> tuple[Tensors, GradientState]:
         """See `UpdateRule`."""
         losses, grads = problem.gradients(params)
+        grads, curvature = self.preconditioned(params, grads, state.curvature, problem)
         trained = {name: params[name] for name in grads}  # the others are buffers
         rate = state.rate * self.factor(problem.step, problem.num_steps)
+        if self.batch_scaling is not None:
+            rate = rate * self.batch_factor(problem.batch_size)
         moved, optimizer = self.optimizer.update(trained, grads, losses, state.optimizer, rate)
-        return {**params, **moved}, GradientState(optimizer, state.rate)
+        return {**params, **moved}, GradientState(optimizer, state.rate, curvature)
+
+    def unknown_curvature(self, trained: Tensors, task: Task) -> Any:
+        """What `preconditioned` knows before the first step; nothing here."""
+
+    def preconditioned(self, params: Tensors, grads: Tensors, curvature: Any, problem: Problem) -> tuple[Tensors, Any]:
+        """Directions that the optimizer takes for gradients, and the curvature after this step: as they are here."""
+        return grads, curvature
 
     def factor(self, step: int, num_steps: int | None) -> float:
         """Learning rate at a step over its base value.
@@ -101,11 +120,20 @@ class GradientRule:
         Raises:
             ValueError: the rate is to fall, but the number of steps is not known.
         """
-        if self.schedule == "constant":
-            return 1.0
-        if num_steps is None:
+        if num_steps is None and self.schedule != "constant":
             raise ValueError(f"schedule {self.schedule!r} must know its last step: give the steps, or take 'constant'")
-        return 0.5 * (1 + math.cos(math.pi * step / num_steps)) if self.schedule == "cosine" else 1 - step / num_steps
+        rising = self.warm_up_steps or 0
+        if step < rising:
+            return (step + 1) / rising
+        if num_steps is None or self.schedule == "constant":
+            return 1.0
+        share = (step - rising) / (num_steps - rising)
+        return 0.5 * (1 + math.cos(math.pi * share)) if self.schedule == "cosine" else 1 - share
+
+    def batch_factor(self, batch_size: int) -> float:
+        """Learning rate of a batch size over that of `scaled_from`; the linear rule is that of Goyal et al. 2017."""
+        ratio = batch_size / (self.scaled_from or USUAL_BATCH_SIZE)
+        return ratio if self.batch_scaling == "linear" else math.sqrt(ratio)
 
 
 def trained_names(task: Task) -> tuple[str, ...]:

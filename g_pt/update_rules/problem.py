@@ -5,6 +5,7 @@ B = networks, P = parameters per network.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
@@ -18,7 +19,7 @@ from g_pt.runtime.seeds import global_generator_as
 from g_pt.tasks.base import Task, TrainableTask
 from g_pt.update_rules.base import Cost, DrawnRule, UpdateRule
 from g_pt.update_rules.gradient import trained_names
-from g_pt.update_rules.layer_inputs import layer_inputs
+from g_pt.update_rules.layer_moments import gradient_moments, input_moments
 from g_pt.update_rules.mini_batches import mini_batches
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class TaskProblem:
         module_generator: torch.Generator | None = None,
     ) -> None:
         """See `follow`."""
-        self.task, self.generator, self.batch_size, self.num_steps = task, generator, batch_size, num_steps
+        self.task, self.generator, self.num_steps = task, generator, num_steps
+        self._batch_size = batch_size
         self.step, self.cost = 0, Cost()
         self._drawn = (-1, torch.empty(0))  # the step that the examples were drawn for, and the examples
         self._module_generator = module_generator
@@ -78,13 +80,15 @@ class TaskProblem:
         return self.task.evaluate(self.task.layout.flatten(params), "validation")[self.task.metric(name).name]
 
     def layer_inputs(self, params: Tensors) -> Tensors:
-        """See `Problem`; networks run in evaluation mode, without dropout.
-
-        Raises:
-            ValueError: the task is no SupervisedTask, or a layer with parameters is not an `nn.Linear`.
-        """
-        found = layer_inputs(self.task, params, self.examples())
+        """See `Problem` and, for what raises, `known_layers`; networks run in evaluation mode, without dropout."""
+        found = input_moments(self.task, params, self.examples())
         self.cost += Cost(losses=1)
+        return found
+
+    def layer_gradients(self, params: Tensors) -> Tensors:
+        """See `Problem` and `gradient_moments`, for labels that the networks draw."""
+        found = gradient_moments(self.task, params, self.examples(), self.generator)
+        self.cost += Cost(gradients=1)
         return found
 
     def examples(self) -> Tensor:
@@ -102,6 +106,11 @@ class TaskProblem:
         return self._mini_batches(spawned(self.generator))
 
     @property
+    def batch_size(self) -> int:
+        """Examples of a mini-batch: all there are where these are fewer than were asked for."""
+        return min(self._batch_size, self.task.num_examples) if isinstance(self.task, TrainableTask) else 0
+
+    @property
     def module_generator(self) -> torch.Generator:
         """Of what is random in networks, such as dropout."""
         if self._module_generator is None:
@@ -110,8 +119,7 @@ class TaskProblem:
 
     def _mini_batches(self, generator: torch.Generator) -> Iterator[Tensor]:
         assert isinstance(self.task, TrainableTask)
-        num = self.task.num_examples
-        return mini_batches(num, min(self.batch_size, num), generator)
+        return mini_batches(self.task.num_examples, self.batch_size, generator)
 
     def _training_losses(self, params: Tensors, examples: Tensor) -> Tensor:
         assert isinstance(self.task, TrainableTask)
@@ -216,8 +224,9 @@ def followed(
 
 
 def num_bytes(state: object) -> int:
-    """Bytes of all tensors in nested tuples, lists and dicts."""
+    """Bytes of all tensors in nested tuples, lists and dicts; what is expanded counts once."""
     if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
+        own = (size for size, stride in zip(state.shape, state.stride(), strict=True) if stride)
+        return math.prod(own) * state.element_size()
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple | list) else ()
     return sum(num_bytes(part) for part in parts)

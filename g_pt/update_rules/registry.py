@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from g_pt.files.choices import ChosenFrom
+from g_pt.update_rules.base import UpdateRule
 
 # name -> "module:Class", a dataclass that is an UpdateRule; every field is a setting with a default
 RULES: dict[str, str] = {
@@ -15,6 +16,14 @@ RULES: dict[str, str] = {
     "adam": "g_pt.update_rules.gradient:AdamRule",
     "adamw": "g_pt.update_rules.gradient:AdamWRule",
     "rmsprop": "g_pt.update_rules.gradient:RMSpropRule",
+    "lars": "g_pt.update_rules.layerwise:LARSRule",
+    "lamb": "g_pt.update_rules.layerwise:LAMBRule",
+    "foof": "g_pt.update_rules.foof:Foof",
+    "kfac": "g_pt.update_rules.kfac:Kfac",
+    "mini-block-fisher": "g_pt.update_rules.mini_block_fisher:MiniBlockFisher",
+    "m-fac": "g_pt.update_rules.m_fac:MFac",
+    "lookahead": "g_pt.update_rules.lookahead:Lookahead",
+    "dynamic-modes": "g_pt.update_rules.dynamic_modes:DynamicModes",
     "g-pt": "g_pt.update_rules.prompted:SavedPromptRule",
 }
 CHOSEN_RULE = ChosenFrom(RULES)
@@ -32,8 +41,10 @@ def rule_name(rule: Any) -> str:
 
 
 def rule_settings(rule: Any) -> dict[str, Any]:
-    """A rule as JSON: its name, and all settings that are set."""
-    return {"name": rule_name(rule), **plain(dataclasses.asdict(rule))}
+    """A rule as JSON: its name, and all settings that are set, rules among them."""
+    inner = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)}
+    rules = {name: rule_settings(value) for name, value in inner.items() if isinstance(value, UpdateRule)}
+    return {"name": rule_name(rule), **plain(dataclasses.asdict(rule) | rules)}
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:

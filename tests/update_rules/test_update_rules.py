@@ -19,6 +19,7 @@ from g_pt.testing import check_rule
 from g_pt.update_rules.base import Cost, UpdateRule
 from g_pt.update_rules.first_order import SGD
 from g_pt.update_rules.gradient import GradientRule, SGDRule
+from g_pt.update_rules.lookahead import Lookahead
 from g_pt.update_rules.mini_batches import mini_batches
 from g_pt.update_rules.problem import TaskProblem, follow
 from g_pt.update_rules.prompted import PromptRule, SavedPromptRule
@@ -39,16 +40,48 @@ def followed(rule: UpdateRule[Any], starts: torch.Tensor, seed: int = 0, task=TA
     return [params for params, _ in islice(path, NUM_STEPS)]
 
 
+# what is checked of a rule beside its defaults, in the few steps of a check
+BESIDE: dict[str, list[dict[str, Any]]] = {
+    "g-pt": [{"num_inference_steps": 1}],
+    "lars": [{"warm_up_steps": 2, "batch_scaling": "linear"}],
+    "foof": [{"inverse_every": 3, "seen_steps": 2}],
+    "mini-block-fisher": [{"block_size": 7}],
+    "m-fac": [{"window": 2}],  # full, and its oldest replaced
+    "lookahead": [{"every": 2}, {"every": 2, "inner": make_rule("foof"), "reset": True}],
+    "dynamic-modes": [{"history": 2, "spacing": 1, "ahead": 2}],
+}
+OF_GRADIENTS = [name for name in RULES if name not in ("g-pt", "foof", "kfac")]
+
+
 @pytest.mark.parametrize("name", RULES)
-def test_a_rule_keeps_its_promises(name: str) -> None:
+def test_a_rule_keeps_its_promises(name: str, subtests) -> None:
     rule = make_rule(name)
     assert rule_name(rule) == name
     assert dataclasses.is_dataclass(rule)
-    if name == "g-pt":
-        check_rule(dataclasses.replace(rule, num_inference_steps=1), TASK)
-        return
-    check_rule(dataclasses.replace(rule, schedule="constant"), Quadratics())
-    check_rule(rule, TASK)
+    for settings in ([] if name == "g-pt" else [{}]) + BESIDE.get(name, []):
+        changed = dataclasses.replace(rule, **settings)
+        with subtests.test(settings=str(settings)):
+            if name in OF_GRADIENTS and "inner" not in settings:
+                constant = {"schedule": "constant"} if hasattr(rule, "schedule") else {}
+                check_rule(dataclasses.replace(changed, **constant), Quadratics())
+            check_rule(changed, TASK)
+
+
+def test_a_setting_of_each_network_is_that_of_each_alone(subtests) -> None:
+    starts = TASK.init(2, torch.Generator().manual_seed(1))
+    for rule, name in (
+        *((make_rule(rule), "damping") for rule in ("foof", "kfac", "mini-block-fisher", "m-fac")),
+        (Lookahead(SGDRule(), every=2), "alpha"),
+    ):
+        constant = {"schedule": "constant"}
+        inner = {"inner": dataclasses.replace(rule.inner, **constant)} if name == "alpha" else constant
+        rule = dataclasses.replace(rule, **inner)
+        with subtests.test(rule=rule.name):
+            together = followed(dataclasses.replace(rule, **{name: (0.1, 0.9)}), starts)[-1]
+            for i, value in enumerate((0.1, 0.9)):
+                alone = followed(dataclasses.replace(rule, **{name: value}), starts[i : i + 1])[-1][0]
+                torch.testing.assert_close(together[i], alone, rtol=1e-3, atol=1e-4)
+            assert (together[0] - starts[0] - (together[1] - starts[1])).abs().max() > 1e-3
 
 
 def test_the_rule_of_a_pipeline_keeps_its_promises() -> None:
@@ -229,37 +262,3 @@ def test_the_problem_gives_one_mini_batch_for_a_step_and_others_to_losses() -> N
     assert problem.cost == Cost(gradients=2, losses=6, metrics=1)
     problem.step = 1
     assert not torch.equal(problem.gradients(params)[0], losses)
-
-
-def test_layer_inputs_are_second_moments_of_what_linear_layers_see() -> None:
-    params = TASK.layout.unflatten(TASK.init(2, torch.Generator().manual_seed(0)))
-    problem = TaskProblem(TASK, torch.Generator().manual_seed(1), batch_size=32)
-    found = problem.layer_inputs(params)
-    inputs = TASK.splits["train"].inputs[problem.examples()]
-    assert len(found) == 2
-    module = TASK.network()
-    module.load_state_dict({name: tensor[1] for name, tensor in params.items()})
-    layers = dict(module.named_modules())
-    seen = {}
-    for name in found:
-        layers[name].register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0]}))
-    module(inputs)
-    for name, moment in found.items():
-        assert moment.shape == (2, layers[name].in_features, layers[name].in_features)
-        torch.testing.assert_close(moment[1], seen[name].T @ seen[name] / 32)
-
-
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
-        ("fashion-cnn", "layer_inputs knows nn.Linear only, but layer '.*' is Conv2d"),
-        ("quadratics", "needs a SupervisedTask"),
-    ],
-)
-def test_layers_that_are_not_linear_are_named(task: str, message: str) -> None:
-    made = get_task(task)
-    params = made.layout.unflatten(made.init(1, torch.Generator()))
-    from g_pt.update_rules.layer_inputs import layer_inputs
-
-    with pytest.raises(ValueError, match=message):
-        layer_inputs(made, params, torch.arange(2))
