@@ -211,7 +211,7 @@ class TruncatedBackpropagation(Windows):
         return Estimate(finite, means.mean().item(), clamped, state._replace(processes=processes, ages=ages))
 
 
-def mapped(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
+def mapped(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """A tree of dicts, tuples and tensors with a function of the tensors at each place of all trees."""
     if isinstance(tree, dict):
         return {name: mapped(function, part, *(other[name] for other in others)) for name, part in tree.items()}
@@ -219,6 +219,13 @@ def mapped(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
         parts = [mapped(function, *each) for each in zip(tree, *others, strict=True)]
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     return None if tree is None else function(tree, *others)
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """All tensors of a tree, in the order of `mapped`."""
+    found: list[Tensor] = []
+    mapped(lambda tensor: found.append(tensor) or tensor, tree)
+    return found
 
 
 def repeated(tree: Any, times: int) -> Any:

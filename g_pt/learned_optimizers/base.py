@@ -1,4 +1,4 @@
-"""What can be learned of an optimizer, and what is saved of one. Importing this file imports no torch.
+"""Optimizers that can be learned, by name, and their weights as tensors. Importing this file imports no torch.
 
 B = networks, M = weights of a learned optimizer.
 """
@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from g_pt.files.choices import ChosenFrom
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-
-    from g_pt.update_rules.base import Optimizer
 
 # name -> "module:Class", a dataclass that is a LearnableOptimizer; every field is a setting with a default
 LEARNABLE: dict[str, str] = {
@@ -25,29 +22,6 @@ LEARNABLE: dict[str, str] = {
 }
 CHOSEN_OPTIMIZER = ChosenFrom(LEARNABLE)
 Shapes = tuple[tuple[int, ...], ...]
-
-
-@runtime_checkable
-class LearnableOptimizer(Protocol):
-    """Makes an optimizer of weights: one set (M,) for all networks, or one for each, (B, M), as evolution needs it.
-
-    The state of the optimizer is a tree of tensors with an axis for the networks in front, so that some networks can
-    begin anew beside others, and `update` writes into nothing that it is given, so that weights can have gradients.
-    The learning rate multiplies the step: 1 is the optimizer as it was trained.
-    """
-
-    @property
-    def num_weights(self) -> int:
-        """M."""
-        ...
-
-    def init(self, generator: torch.Generator) -> Tensor:
-        """Fresh weights (M,)."""
-        ...
-
-    def optimizer(self, weights: Tensor) -> Optimizer[Any]:
-        """The optimizer that has these weights, (M,) or (B, M)."""
-        ...
 
 
 def num_weights(shapes: Shapes) -> int:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from g_pt.learned_optimizers.base import LearnableOptimizer
 from g_pt.tasks.base import TrainableTask
 from g_pt.tasks.supervised import SupervisedTask
+from g_pt.update_rules.base import LearnableOptimizer
 from g_pt.update_rules.gradient import GradientRule, trained_names
 from g_pt.update_rules.mini_batches import mini_batches
 from g_pt.update_rules.problem import TaskProblem, follow, spawned

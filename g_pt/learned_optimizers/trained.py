@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from g_pt.files.config import merge_choice
-from g_pt.learned_optimizers.base import CHOSEN_OPTIMIZER, LearnableOptimizer
+from g_pt.learned_optimizers.base import CHOSEN_OPTIMIZER
 from g_pt.learned_optimizers.settings import SmallFc
-from g_pt.update_rules.base import Optimizer
+from g_pt.update_rules.base import LearnableOptimizer, Optimizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from g_pt.evolution.unrolls import UnrollState, mapped
+from g_pt.evolution.unrolls import UnrollState, leaves, mapped
 from g_pt.learned_optimizers.inner_training import InnerTraining
 from g_pt.learned_optimizers.trained import save_trained
 from g_pt.runtime.seeds import keyed_generator
@@ -84,10 +83,8 @@ class MetaTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All of it; the trainings of networks as a list of tensors."""
-        tensors: list[Tensor] = []
-        mapped(lambda tensor: tensors.append(tensor) or tensor, self.state)
         plain = {name: getattr(self, name) for name in ("mean_norm", "best", "best_step", "misses", "best_weights")}
-        return {**plain, "weights": self.weights.detach(), "adam": self.adam.state_dict(), "networks": tensors}
+        return {**plain, "weights": self.weights.detach(), "adam": self.adam.state_dict(), "networks": leaves(self.state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
