@@ -27,7 +27,7 @@ from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_task
 from g_pt.tasks.base import Split, Task
 from g_pt.update_rules.first_order import Adam, AdamW
-from g_pt.update_rules.gradient import GradientRule
+from g_pt.update_rules.gradient import GradientRule, Schedule
 from g_pt.update_rules.problem import follow
 
 RATES = tuple(10 ** (-3 + 0.25 * k) for k in range(10))
@@ -54,9 +54,9 @@ def main() -> None:
     print(f"{'optimizer':34}{'mean':>9}{'s.e.':>9}{'worst':>9}{'error %':>9}{'lost':>6}{'ms/step':>9}")
     for name in args.hand_made:
         rule, settings = tuned(task, name, args.tuned_at or args.horizon)
-        found[f"{name} {settings}"] = measured(rule, task, args)
+        found[f"{name} {settings}"] = measured(f"{name} {settings}", rule, task, args)
     for name in args.weights:
-        found[name] = measured(StarRule(optimizer=TrainedOptimizer(name)), task, args)
+        found[name] = measured(name, StarRule(optimizer=TrainedOptimizer(name)), task, args)
     if args.json:
         write_json(args.json, {"task": args.task, "horizon": args.horizon, "found": found})
 
@@ -72,7 +72,8 @@ def tuned(task: Task, name: str, horizon: int) -> tuple[GradientRule, str]:
     """The best of a grid on the validation split, and what it is."""
     starts = task.init(TUNING_NETWORKS, keyed_generator(TUNING))
     best: tuple[float, GradientRule, str] | None = None
-    for schedule, decay in itertools.product(("cosine", "constant"), DECAYS[name]):
+    schedules: tuple[Schedule, ...] = ("cosine", "constant")
+    for schedule, decay in itertools.product(schedules, DECAYS[name]):
         optimizer = AdamW(weight_decay=decay) if name == "adamw" else Adam()
         rates = tuple(rate for rate in RATES for _ in range(TUNING_NETWORKS))
         rule = GradientRule(optimizer, rates, schedule=schedule)
@@ -86,7 +87,7 @@ def tuned(task: Task, name: str, horizon: int) -> tuple[GradientRule, str]:
     return best[1:]
 
 
-def measured(rule: GradientRule, task: Task, args: argparse.Namespace) -> dict[str, float]:
+def measured(name: str, rule: GradientRule, task: Task, args: argparse.Namespace) -> dict[str, float]:
     """Test metrics of fresh inits, each in several orders of the examples; prints a line."""
     starts = task.init(args.networks, keyed_generator(TEST))
     began = time.process_time()
@@ -103,9 +104,6 @@ def measured(rule: GradientRule, task: Task, args: argparse.Namespace) -> dict[s
         "lost": int((~losses.isfinite()).sum()),
         "ms": 1000 * spent,
     }
-    name = rule.optimizer.weights if isinstance(rule.optimizer, TrainedOptimizer) else type(rule.optimizer).__name__
-    if not isinstance(rule.optimizer, TrainedOptimizer):
-        name += f" {rule.schedule} {rule.learning_rate:.3g} {rule.optimizer.weight_decay:g}"
     numbers = [result[key] for key in ("mean", "standard_error", "worst", "error")]
     print(f"{name:34}" + "".join(f"{n:9.4f}" for n in numbers) + f"{result['lost']:6}{result['ms']:9.2f}", flush=True)
     return result

@@ -99,9 +99,7 @@ class Windows:
             raise ValueError(f"the horizon must be a multiple of the window, got {unroll.horizon} and {window}")
         return window
 
-    def begun(
-        self, unroll: Unroll, shape: tuple[int, int], copies: int, generator: torch.Generator
-    ) -> UnrollState:
+    def begun(self, unroll: Unroll, shape: tuple[int, int], copies: int, generator: torch.Generator) -> UnrollState:
         """New processes, spread over the horizon, so that the first of each are shorter; shape is (N, M)."""
         import torch
 
@@ -224,7 +222,7 @@ def mapped(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 def leaves(tree: Any) -> list[Tensor]:
     """All tensors of a tree, in the order of `mapped`."""
     found: list[Tensor] = []
-    mapped(lambda tensor: found.append(tensor) or tensor, tree)
+    mapped(found.append, tree)
     return found
 
 

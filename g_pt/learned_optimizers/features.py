@@ -1,4 +1,4 @@
-"""What an optimizer's MLP sees of a parameter, and its first layer, which divides by root mean squares (Metz et al. 2022).
+"""What an optimizer's MLP sees of a parameter, and its first layer (Metz et al. 2022).
 
 28 features of each parameter, with what the rows and columns of its tensor share given once for each:
 
@@ -98,8 +98,8 @@ def features(param: Tensor, grad: Tensor, state: TensorState) -> tuple[list[Tens
     momenta, factors = state.momenta.unbind(1), factor.unbind(1)
     own = [grad, param, *momenta, state.square, *(m * root for m in momenta), root, *(f * grad for f in factors)]
     own += [f * m for f, m in zip(factors, momenta, strict=True)]
-    shared = ([*means.unbind(1), *(means + 1e-8).rsqrt().unbind(1)] for means in (rows, columns))
-    return own, *shared
+    by_row, by_column = ([*means.unbind(1), *(means + 1e-8).rsqrt().unbind(1)] for means in (rows, columns))
+    return own, by_row, by_column
 
 
 def time_features(steps: Tensor) -> Tensor:

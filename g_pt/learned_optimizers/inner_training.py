@@ -79,7 +79,5 @@ class InnerTraining:
         rule = GradientRule(self.learned.optimizer(each), 1.0, schedule="constant")
         with torch.no_grad():
             starts = self.task.init(num, generator)
-            ((ends, _),) = follow(
-                rule, self.task, starts, generator, batch_size=self.batch_size, steps=[self.horizon]
-            )
+            ((ends, _),) = follow(rule, self.task, starts, generator, batch_size=self.batch_size, steps=[self.horizon])
         return self.task.evaluate(ends, split)

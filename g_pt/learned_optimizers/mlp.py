@@ -39,15 +39,15 @@ class MlpState(NamedTuple):
 
 
 class Mlp(NamedTuple):
-    """Matrices (B, inputs, outputs) and biases (B, outputs) of the layers, and decays; B may be 1."""
+    """Decays, and matrices (B, inputs, outputs) and biases (B, outputs) of the layers; B may be 1."""
 
+    decay: Decays
     first: Tensor
     first_bias: Tensor
     second: Tensor
     second_bias: Tensor
     last: Tensor
     last_bias: Tensor
-    decay: Decays
 
     def outputs(self, param: Tensor, grad: Tensor, state: TensorState, steps: Tensor) -> list[Tensor]:
         """Outputs for every parameter, H x (B, *shape)."""
@@ -75,7 +75,7 @@ class MlpOptimizer:
     ) -> tuple[Tensors, MlpState]:
         """See `Optimizer`; writes into nothing."""
         *layers, offsets = split_weights(self.weights.to(state.steps), self.settings.shapes)
-        mlp = Mlp(*layers, decay=decays(offsets))
+        mlp = Mlp(decays(offsets), *layers)
         step = compiled() if self.settings.compile else moved
         new: Tensors = {}
         states = {}

@@ -6,6 +6,7 @@ M = weights, H = heads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from g_pt.learned_optimizers.base import Shapes, num_weights
@@ -38,8 +39,7 @@ class SmallFc:
     def shapes(self) -> Shapes:
         """Of the weights: matrices (inputs, outputs) and biases in turn, then offsets of the decays."""
         sizes = (NUM_FEATURES, WIDTH, WIDTH, self.num_heads)
-        layers = zip(sizes, sizes[1:], strict=False)
-        return (*(shape for n, m in layers for shape in ((n, m), (m,))), (NUM_DECAYS,))
+        return (*(shape for n, m in pairwise(sizes) for shape in ((n, m), (m,))), (NUM_DECAYS,))
 
     @property
     def num_weights(self) -> int:

@@ -40,7 +40,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; returns the loss of the closure, where one is given."""
         loss = None
         if closure is not None:

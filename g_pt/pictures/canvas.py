@@ -154,13 +154,13 @@ def save_training_curve(lines: list[dict[str, Any]], path: Path) -> None:
     if held_out:
         draw_course(right, [e["step"] for e in held_out], [e["held_out"] for e in held_out], "o-", ms=3, color=BLUE)
         right.set(xlabel="step", ylabel="held-out networks, validation split")
-        return save_figure(figure, path)
     for k, prompt in enumerate(evaluations[-1]["prompts"] if evaluations else []):
         color = COLORS[k % len(COLORS)]
         achieved = [e["achieved"][k] for e in evaluations]
         draw_course(right, [e["step"] for e in evaluations], achieved, "o-", ms=3, color=color)
         right.axhline(prompt, color=color, ls=":", lw=1)
-    right.set(xlabel="step", ylabel="achieved (dotted: prompted)")
+    if not held_out:
+        right.set(xlabel="step", ylabel="achieved (dotted: prompted)")
     if evaluations:
         right.set_title(f"alignment {evaluations[-1]['alignment']:.3f}", fontsize=11)
     save_figure(figure, path)

@@ -84,7 +84,12 @@ class MetaTrainer:
     def state_dict(self) -> dict[str, Any]:
         """All of it; the trainings of networks as a list of tensors."""
         plain = {name: getattr(self, name) for name in ("mean_norm", "best", "best_step", "misses", "best_weights")}
-        return {**plain, "weights": self.weights.detach(), "adam": self.adam.state_dict(), "networks": leaves(self.state)}
+        return {
+            **plain,
+            "weights": self.weights.detach(),
+            "adam": self.adam.state_dict(),
+            "networks": leaves(self.state),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
