@@ -44,7 +44,7 @@ class HarvestConfig:
     spacing: Spacing = "mixed"
     """Which steps are kept: evenly spaced, evenly spaced in log(step), or half of each."""
     rule: Annotated[Any, CHOSEN_RULE] = field(default_factory=NesterovRule)
-    """How networks are changed, an `UpdateRule` by name: sgd, momentum, nesterov, adam, adamw, rmsprop or g-pt."""
+    """How networks are changed, an `UpdateRule` by name: optimizers, rules around them, g-pt (docs/update_rules.md)."""
     batch_size: int = 64
     """Training examples per step; networks of a shard share their order."""
     seed: int = 0

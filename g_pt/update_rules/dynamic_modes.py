@@ -31,10 +31,6 @@ class Modes(NamedTuple):
     eigenvalues: Tensor
     modes: Tensor
 
-    def snapshot(self, ahead: int) -> Tensor:
-        """The trajectory so many steps after its last snapshot: (B, P)."""
-        return (self.modes @ (self.eigenvalues**ahead)[..., None])[..., 0].real
-
     def sum_ahead(self, ahead: int) -> Tensor:
         """Sum over the next so many snapshots: (B, P)."""
         powers = [self.eigenvalues**k for k in range(1, ahead + 1)]

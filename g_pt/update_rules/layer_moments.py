@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from g_pt.tasks.classification import ClassificationTask
 from g_pt.tasks.supervised import SupervisedTask
 from g_pt.tasks.templates import tensors_put_back
 
@@ -74,12 +75,11 @@ def input_moments(task: Task, params: Tensors, examples: Tensor) -> Tensors:
         moment = rows.T @ rows / len(examples)
         found[name] = found[name] + moment if name in found else moment  # a layer may be called twice
 
-    restart = task.template.register_forward_pre_hook(lambda *_: found.clear())
-    try:
-        with hooked(layers, lambda layer, name: layer.register_forward_pre_hook(lambda _, given: note(name, given))):
-            result = task.stacked(params, inputs_for(task, params, examples), read=lambda _: dict(found))
-    finally:
-        restart.remove()
+    with (
+        hooked({"": task.template}, lambda module, _: module.register_forward_pre_hook(lambda *_: found.clear())),
+        hooked(layers, lambda layer, name: layer.register_forward_pre_hook(lambda _, given: note(name, given))),
+    ):
+        result = task.stacked(params, inputs_for(task, params, examples), read=lambda _: dict(found))
     return check_called(result, layers)
 
 
@@ -87,21 +87,19 @@ def input_moments(task: Task, params: Tensors, examples: Tensor) -> Tensors:
 def gradient_moments(task: Task, params: Tensors, examples: Tensor, generator: torch.Generator) -> Tensors:
     """Mean of e e^T, e being the gradient of one example's loss at a layer's outputs, for labels that a network draws.
 
-    That is the output's side of the Fisher information, see Martens and Grosse 2015. Labels are drawn where networks
-    give logits (N, classes), with noise of the generator that all networks share; other tasks keep those of the
-    examples (the empirical Fisher information). Returns `{layer: (B, m, m)}`; the rest is as for `input_moments`.
+    That is the output's side of the Fisher information, see Martens and Grosse 2015. Labels are drawn where the loss is
+    cross-entropy of logits (N, classes), with noise that all networks share; other tasks keep those of the examples
+    (the empirical Fisher information). Returns `{layer: (B, m, m)}`; the rest is as for `input_moments`.
     """
     layers = known_layers(task)
     assert isinstance(task, SupervisedTask)
     stacked, inputs, called = task.stacked, inputs_for(task, params, examples), list[str]()
-    labels, classes = task.examples("train").labels[examples], getattr(task, "num_classes", None)
-    noise = None if classes is None else torch.empty(len(examples), classes).exponential_(generator=generator).log()
+    labels, noise = task.examples("train").labels[examples], None
+    if isinstance(task, ClassificationTask) and type(task).losses is ClassificationTask.losses and task.num_classes:
+        noise = torch.empty(len(examples), task.num_classes).exponential_(generator=generator).log()
 
-    def outputs_of(own: Tensors, at_outputs: Callable[[str, Tensor], Tensor]) -> Tensor:
-        def hook(layer: nn.Module, name: str) -> Any:
-            return layer.register_forward_hook(lambda _layer, _given, output: at_outputs(name, output))
-
-        with hooked(layers, hook):
+    def outputs_of(own: Tensors, at: Callable[[str, Tensor], Tensor]) -> Tensor:
+        with hooked(layers, lambda layer, name: layer.register_forward_hook(lambda *given: at(name, given[2]))):
             return stacked.call(own, stacked.counters(), inputs)
 
     def moments(own: Tensors) -> Tensors:

@@ -90,9 +90,7 @@ def norms(tensor: Tensor) -> Tensor:
 
 def trust_ratio(wanted: Tensor, length: Tensor) -> Tensor:
     """`wanted` over `length`, and 1 where one of them is 0."""
-    import torch
-
-    return torch.where((wanted != 0) & (length != 0), wanted / length, 1.0)
+    return (wanted / length).where((wanted != 0) & (length != 0), 1.0)
 
 
 @dataclass(frozen=True)

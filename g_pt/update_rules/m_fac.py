@@ -84,8 +84,6 @@ def replace_oldest(window: Window, grad: Tensor, damping: float | Tensor) -> tup
     Returns F^-1 times this gradient (B, P), or the gradient itself where that is not finite; where it is not (B,); the
     window after.
     """
-    import torch
-
     rows, products, num_steps = window
     place = num_steps % rows.shape[1]
     rows[:, place] = grad
@@ -93,13 +91,13 @@ def replace_oldest(window: Window, grad: Tensor, damping: float | Tensor) -> tup
     products[:, place] = products[:, :, place] = with_all
     # of one that is in the window itself: F^-1 g_i = m G^T (K + m damping I)^-1 e_i, in which nothing cancels
     factor, minor = factorised(products, damping)
-    unit = torch.zeros_like(with_all)
+    unit = with_all.new_zeros(with_all.shape)
     unit[:, place] = rows.shape[1]
-    shares = torch.cholesky_solve(unit[..., None], factor)  # (B, m, 1)
+    shares = unit[..., None].cholesky_solve(factor)  # (B, m, 1)
     moved = (shares.transpose(1, 2) @ rows)[:, 0]
     wrong = (minor != 0) | ~moved.isfinite().all(dim=1)
     if wrong.any():
-        moved = torch.where(wrong[:, None], grad, moved)
+        moved = grad.where(wrong[:, None], moved)
         rows[wrong, place] = 0
         products[wrong, place] = 0
         products[wrong, :, place] = 0
@@ -121,10 +119,8 @@ def inverse_times(gradients: Tensor, vectors: Tensor, damping: float | Tensor) -
 
     F^-1 x = (x - G^T (K + m damping I)^-1 G x) / damping
     """
-    import torch
-
     factor, _ = factorised(gradients @ gradients.transpose(1, 2), damping)
-    shares = torch.cholesky_solve(gradients @ vectors[..., None], factor)  # (B, m, 1)
+    shares = (gradients @ vectors[..., None]).cholesky_solve(factor)  # (B, m, 1)
     return (vectors - (shares.transpose(1, 2) @ gradients)[:, 0]) / per_network(damping, vectors)
 
 

@@ -10,9 +10,15 @@ from itertools import pairwise
 import pytest
 
 from checkpoints_dataset.config import HarvestConfig, checkpoint_steps
+from checkpoints_dataset.harvest import check_harvestable
+from g_pt.command_line.parsing import parse
 from g_pt.files.config import merge
+from g_pt.tasks import get_task
 from g_pt.update_rules.first_order import SGD, Adam, AdamW, RMSprop
+from g_pt.update_rules.foof import Foof
 from g_pt.update_rules.gradient import AdamRule, AdamWRule, NesterovRule, RMSpropRule, SGDRule
+from g_pt.update_rules.lookahead import Lookahead
+from g_pt.update_rules.m_fac import MFac
 
 SPACINGS = ("mixed", "log", "linear")
 
@@ -120,6 +126,21 @@ def test_settings_from_before_there_were_rules_are_read(earlier, rule):
         "num_runs": 7,
         "rule": config.to_json()["rule"],
     }
+
+
+def test_rules_around_rules_are_recorded_with_their_names_and_read_back():
+    flags = ["--rule", "lookahead", "--rule.alpha", "0.8", "--rule.inner", "foof", "--rule.inner.learning-rate", "2"]
+    chosen = parse(HarvestConfig, flags, prog="gpt-harvest", description="")
+    assert chosen.rule == Lookahead(Foof(learning_rate=2.0), alpha=0.8)
+    recorded = chosen.to_json()
+    assert (recorded["rule"]["name"], recorded["rule"]["inner"]["name"]) == ("lookahead", "foof")
+    assert merge(HarvestConfig(), json.loads(json.dumps(recorded)), "dataset.json") == chosen
+
+
+def test_the_state_of_a_rule_that_does_not_fit_is_refused_by_its_name():
+    config = HarvestConfig(num_runs=10**6, runs_per_shard=10**6, rule=MFac(window=1000))
+    with pytest.raises(ValueError, match="the state of rule 'm-fac' for 1,000,000 networks at once would take"):
+        check_harvestable(get_task("digits"), config)
 
 
 def test_settings_of_policies_have_no_rule():

@@ -31,7 +31,8 @@ def test_eigenvalues_are_those_of_descent_and_tell_what_comes() -> None:
     for eigenvalues in found.eigenvalues:
         assert sorted(eigenvalues.real.tolist()) == pytest.approx(wanted, abs=1e-6)
     torch.testing.assert_close(found.modes.sum(dim=2).real, points[:, 8])
-    assert (found.snapshot(10) - points[:, 18]).norm() / points[:, 18].norm() < 1e-6
+    ahead = points[:, 9] + dynamic_modes(points[:, :10].diff(dim=1), rank=6).sum_ahead(9)
+    assert (ahead - points[:, 18]).norm() / points[:, 18].norm() < 1e-6
     torch.testing.assert_close(found.sum_ahead(10), points[:, 9:19].sum(dim=1), rtol=1e-6, atol=1e-8)
     first, second, times = points[:1, 0], points[1:, 0], torch.arange(9.0).double()[:, None]
     fewer = dynamic_modes((0.5**times * first + 0.8**times * second)[None], rank=4)  # more than there are
@@ -91,7 +92,7 @@ def test_a_jump_lands_where_the_inner_rule_would_without_its_gradients(subtests)
 
 
 def test_jumps_shorten_the_way_of_adam_on_digits() -> None:
-    """Measured over 16 networks: 0.52 after 40 steps and a jump, 0.65 without the jump, and 0.39 20 steps later."""
+    """Measured over 16 networks: 0.55 after 40 steps and a jump, 0.72 without the jump, and 0.38 after 60 steps."""
     task = get_task("digits")
     starts = task.init(16, torch.Generator().manual_seed(0))
     adam = AdamRule(learning_rate=5e-3, schedule="constant")
