@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 Noise = Literal["persistent", "shared", "truncated"]
 
@@ -101,8 +100,6 @@ class Windows:
 
     def begun(self, unroll: Unroll, shape: tuple[int, int], copies: int, generator: torch.Generator) -> UnrollState:
         """New processes, spread over the horizon, so that the first of each are shorter; shape is (N, M)."""
-        import torch
-
         num, window, zeros = shape[0], self.steps(unroll), torch.zeros(shape)
         ages = torch.arange(num) * (unroll.horizon // window) // num * window
         return UnrollState(repeated(unroll.begin(num, generator), copies), ages, zeros, zeros.clone())
@@ -111,8 +108,6 @@ class Windows:
         self, unroll: Unroll, state: UnrollState, copies: int, generator: torch.Generator
     ) -> tuple[UnrollState, Tensor]:
         """A state in which processes at their end have begun anew, and which have: (N,)."""
-        import torch
-
         num, over = len(state.ages), state.ages >= unroll.horizon
         rows = over.nonzero()[:, 0]
         if not len(rows):
@@ -124,8 +119,6 @@ class Windows:
 
     def weighed(self, losses: Tensor, ages: Tensor, horizon: int) -> tuple[Tensor, float]:
         """Mean clamped loss of each process (B,) over a window of losses (K, B), and the share that was clamped."""
-        import torch
-
         # NaN is clamped before a product with it could make gradients NaN; `~` counts it as above
         bad = ~(losses <= self.max_loss)
         kept = torch.where(bad, losses.new_tensor(self.max_loss), losses)
@@ -155,8 +148,6 @@ class EvolutionStrategies(Windows):
         self, unroll: Unroll, weights: Tensor, state: UnrollState | None, generator: torch.Generator
     ) -> Estimate:
         """See `GradientEstimator`: sum of noise times (L+ - L-) / (2 sigma^2), mean over the pairs."""
-        import torch
-
         with torch.no_grad():
             if state is None:
                 state, begun = self.begin(unroll, len(weights), generator), torch.ones(self.num_pairs, dtype=torch.bool)
@@ -192,8 +183,6 @@ class TruncatedBackpropagation(Windows):
         self, unroll: Unroll, weights: Tensor, state: UnrollState | None, generator: torch.Generator
     ) -> Estimate:
         """See `GradientEstimator`; processes with losses that are not finite begin anew, gradients of them are 0."""
-        import torch
-
         state = self.begin(unroll, len(weights), generator) if state is None else state
         state, _ = self.renewed(unroll, state, 1, generator)
         leaf, num_steps = weights.detach().requires_grad_(), self.steps(unroll)

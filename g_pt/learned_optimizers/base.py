@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 # name -> "module:Class", a dataclass that is a LearnableOptimizer; every field is a setting with a default
 LEARNABLE: dict[str, str] = {
-    "small-fc": "g_pt.learned_optimizers.settings:SmallFc",
-    "star": "g_pt.learned_optimizers.settings:Star",
-    "lstm": "g_pt.learned_optimizers.settings:Lstm",
+    "small-fc": "g_pt.learned_optimizers.mlp:SmallFc",
+    "star": "g_pt.learned_optimizers.mlp:Star",
+    "lstm": "g_pt.learned_optimizers.lstm:Lstm",
 }
 CHOSEN_OPTIMIZER = ChosenFrom(LEARNABLE)
 Shapes = tuple[tuple[int, ...], ...]

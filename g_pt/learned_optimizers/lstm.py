@@ -6,16 +6,49 @@ B = networks, P = parameters per network, n = width.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from g_pt.learned_optimizers.base import split_weights
-from g_pt.learned_optimizers.settings import Lstm
+from g_pt.learned_optimizers.base import Shapes, num_weights, split_weights
+from g_pt.update_rules.base import Optimizer
 
 if TYPE_CHECKING:
     from g_pt.update_rules.base import Tensors
+
+
+@dataclass(frozen=True)
+class Lstm:
+    """L2L (Andrychowicz et al. 2016): two LSTM layers for every parameter, which see its gradient; 5,141 weights."""
+
+    step: float = 0.1
+    """Factor of the step; 0.01 in the paper, for networks."""
+    width: int = 20
+    """Hidden units of each layer."""
+    log_range: float = 5.0
+    """k of the inputs: max(log(|g|) / k, -1) and g e^k between -1 and 1."""
+
+    @property
+    def shapes(self) -> Shapes:
+        """Of the weights: for each layer those of the inputs, of the states, and the bias; then the output's."""
+        n = self.width
+        layers = (((size, 4 * n), (n, 4 * n), (4 * n,)) for size in (2, n))
+        return (*(shape for layer in layers for shape in layer), (n, 1), (1,))
+
+    @property
+    def num_weights(self) -> int:
+        """See `LearnableOptimizer`."""
+        return num_weights(self.shapes)
+
+    def init(self, generator: torch.Generator) -> Tensor:
+        """See `LearnableOptimizer`: uniform in ±1/sqrt(width) as PyTorch's, the output's normal of 0.01."""
+        return fresh_weights(self, generator)
+
+    def optimizer(self, weights: Tensor) -> Optimizer[Any]:
+        """See `LearnableOptimizer`."""
+        return LstmOptimizer(self, weights)
 
 
 class LstmState(NamedTuple):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from g_pt.files.config import merge_choice
 from g_pt.learned_optimizers.base import CHOSEN_OPTIMIZER
-from g_pt.learned_optimizers.settings import SmallFc
 from g_pt.update_rules.base import LearnableOptimizer, Optimizer
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def load_trained(name: str) -> tuple[LearnableOptimizer, Tensor, dict[str, Any]]
         training = facts.pop("training")
     except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: the settings of its optimizer cannot be read ({error})") from error
-    learned = merge_choice(CHOSEN_OPTIMIZER, SmallFc(), facts, str(path))
+    learned = merge_choice(CHOSEN_OPTIMIZER, CHOSEN_OPTIMIZER.make("star", "name"), facts, str(path))
     if tuple(weights.shape) != (learned.num_weights,) or not weights.isfinite().all():
         wanted = f"{learned.num_weights} finite weights"
         raise ValueError(f"{path} must hold {wanted} for its {facts['name']}, got {tuple(weights.shape)}")

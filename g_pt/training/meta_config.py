@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from g_pt.evolution.unrolls import EvolutionStrategies
 from g_pt.files.choices import ChosenFrom
 from g_pt.learned_optimizers.base import CHOSEN_OPTIMIZER
-from g_pt.learned_optimizers.settings import Star
 
 CHOSEN_ESTIMATOR = ChosenFrom(
     {
@@ -45,9 +43,9 @@ class MetaConfig:
     """Steps of a training of networks."""
     batch_size: int = 64
     """Examples of a mini-batch of such a training."""
-    optimizer: Annotated[Any, CHOSEN_OPTIMIZER] = field(default_factory=Star)
+    optimizer: Annotated[Any, CHOSEN_OPTIMIZER] = "star"
     """What is learned."""
-    estimator: Annotated[Any, CHOSEN_ESTIMATOR] = field(default_factory=EvolutionStrategies)
+    estimator: Annotated[Any, CHOSEN_ESTIMATOR] = "evolution"
     """How the gradient of the losses along trainings is estimated."""
     num_steps: int = 1500
     """Estimates, each followed by a step of Adam on the optimizer's weights."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from g_pt.learned_optimizers.features import decays, factored_axes, features, first_layer, fresh_state, next_state
-from g_pt.learned_optimizers.lstm import inputs
-from g_pt.learned_optimizers.settings import Lstm, SmallFc, Star
+from g_pt.learned_optimizers.lstm import Lstm, inputs
+from g_pt.learned_optimizers.mlp import SmallFc, Star
 from g_pt.testing import check_learned_optimizer
 
 VARIANTS = [

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from g_pt import LearnedOptimizer
+from g_pt.learned_optimizers.lstm import Lstm
+from g_pt.learned_optimizers.mlp import SmallFc, Star
 from g_pt.learned_optimizers.rules import SmallFcRule, StarRule
-from g_pt.learned_optimizers.settings import Lstm, SmallFc, Star
 from g_pt.learned_optimizers.trained import KEY, TrainedOptimizer, bundled_optimizers, load_trained, save_trained
 from g_pt.networks.modules import module_params, write_module
 from g_pt.tasks import get_task

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from g_pt.evolution.unrolls import EvolutionStrategies, TruncatedBackpropagation
-from g_pt.learned_optimizers.settings import Lstm, SmallFc, Star
+from g_pt.learned_optimizers.lstm import Lstm
+from g_pt.learned_optimizers.mlp import SmallFc, Star
 from g_pt.learned_optimizers.trained import load_trained
 from g_pt.tasks import get_task
 from g_pt.training.meta_config import MetaConfig, MetaProgress
