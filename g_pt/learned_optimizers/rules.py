@@ -30,6 +30,7 @@ class StarRule(GradientRule):
     optimizer: TrainedOptimizer = field(default_factory=TrainedOptimizer)
     learning_rate: float | tuple[float, ...] = 1.0
     schedule: Schedule = "constant"
+    tuned_between: ClassVar = (1.0, 1.0)  # compared as it was trained
     title: ClassVar = "STAR"
 
 
@@ -46,4 +47,5 @@ class LstmRule(StarRule):
     """L2L, a learned LSTM. The learning rate multiplies its steps: 1 as it was trained."""
 
     optimizer: TrainedOptimizer = field(default_factory=TrainedLstm)
+    tuned_between: ClassVar = None  # takes minutes
     title: ClassVar = "L2L"

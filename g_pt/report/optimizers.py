@@ -170,7 +170,7 @@ def run_rival(name: str, trial: Trial, subject: Subject, starts: Tensor, steps: 
     test = {name: values[place, :, torch.arange(len(steps))].T for name, values in measured.items()}
     single = replace(trial.rule, learning_rate=rates[best[-1]].item())
     path = follow(single, task, starts, subject.generator(f"{key}/time"), batch_size=trial.batch_size)
-    at_edge = bool(((best == 0) | (best == len(rates) - 1)).any())
+    at_edge = len(rates) > 1 and bool(((best == 0) | (best == len(rates) - 1)).any())
     return Course(rates[best], test, at_edge, seconds_per_step(path, len(starts), TIMED_STEPS))
 
 

@@ -121,6 +121,7 @@ def meta_train(config: MetaConfig, *, resume: bool = False) -> Path:
         check_still_there(config.output)
     path = config.output / WEIGHTS_FILE
     facts = {**settings(config), "best_step": trainer.best_step, "held_out": trainer.best}
+    del facts["output"]  # a place on this machine
     save_trained(path, config.optimizer, trainer.best_weights, facts)
     return path
 

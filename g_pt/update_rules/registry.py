@@ -25,8 +25,6 @@ RULES: dict[str, str] = {
     "lookahead": "g_pt.update_rules.lookahead:Lookahead",
     "dynamic-modes": "g_pt.update_rules.dynamic_modes:DynamicModes",
     "star": "g_pt.learned_optimizers.rules:StarRule",
-    "small-fc": "g_pt.learned_optimizers.rules:SmallFcRule",
-    "lstm": "g_pt.learned_optimizers.rules:LstmRule",
     "g-pt": "g_pt.update_rules.prompted:SavedPromptRule",
 }
 CHOSEN_RULE = ChosenFrom(RULES)

@@ -106,7 +106,7 @@ def test_optimizers_are_tuned_for_their_number_of_steps_and_counted() -> None:
     assert found["test_loss"][0]["mean"] == pytest.approx(0, abs=1e-6)
     assert found["steps_to_one_update"]["median"] == 1
     assert found["steps_to_one_update"]["share_that_reaches_it"] == 1
-    assert set(section.facts["optimizers"]) == {"SGD", "Momentum", "Nesterov", "Adam", "AdamW", "RMSprop"}
+    assert set(section.facts["optimizers"]) == {"SGD", "Momentum", "Nesterov", "Adam", "AdamW", "RMSprop", "STAR"}
     assert section.facts["one_update"]["test_loss"]["mean"] == pytest.approx(0.5, abs=1e-4)
     assert section.facts["one_update"]["forward_passes_of_the_model"] == 2
     json.dumps(section.facts, allow_nan=False)

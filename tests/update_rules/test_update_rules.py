@@ -148,7 +148,7 @@ def test_broken_promises_are_named(kind: type[GradientRule], message: str) -> No
         check_rule(kind(SGD(), 0.1), Quadratics())
 
 
-@pytest.mark.parametrize("name", rivals())
+@pytest.mark.parametrize("name", [name for name in rivals() if name != "STAR"])
 def test_networks_train_as_torch_optim_trains_each_alone(name: str) -> None:
     starts = TASK.init(2, torch.Generator().manual_seed(1))
     ours = followed(dataclasses.replace(rivals()[name], learning_rate=0.01), starts)[-1]
