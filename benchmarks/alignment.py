@@ -3,11 +3,15 @@
     python -m benchmarks.alignment --study stages --minutes 8
     python -m benchmarks.alignment --study weights --base runs/digits/loss/base --minutes 3
     python -m benchmarks.alignment --study steps --models runs/digits/loss/base runs/digits/loss/pipeline
+    python -m benchmarks.alignment --study teacher --base digits-loss --minutes 3
+    python -m benchmarks.alignment --study distilled
 
 Settings are those of the task's preset. Studies: `stages` divides the same time between denoising and alignment,
-`runs` does both on fewer runs; `weights` (how much of the denoising loss is kept) and `gradients` (exact, or estimated)
-align one trained model, `--base`; `steps`, `diversity` and `beyond` (prompts below the best loss) measure `--models`.
-Everything is measured on fresh inits and the VALIDATION split. Finished variants are not repeated. Prints Markdown.
+`runs` does both on fewer runs; `weights` (how much of the denoising loss is kept), `gradients` (exact, or estimated)
+and `teacher` (how many runs teach, noise, penalty) align one trained model, `--base`; `distilled` teaches single
+networks the same by ordinary steps; `steps`, `diversity` and `beyond` (prompts below the best loss) measure `--models`.
+Everything is measured on fresh inits and the VALIDATION split, `distilled` on the test split. Finished variants are not
+repeated. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ from g_pt.tasks import get_task
 from g_pt.training.alignment import align
 from g_pt.training.config import TrainConfig
 from g_pt.training.setup import make_model, make_pipeline
+from g_pt.training.teacher import Teacher, teachable
 
 NUM_STEPS = (1, 2, 3, 5, 10, 20)
 TRIAL_STEPS = 12
@@ -83,16 +88,26 @@ STUDIES: dict[str, dict[str, Training]] = {
             for pairs, noise in ((4, 0.1), (8, 0.03), (8, 0.1), (8, 0.3), (32, 0.1))
         },
     },
+    "teacher": {
+        "the preset's": Training(0.0),
+        "labels, as without a teacher": Training(0.0, {"teacher_runs": 0}),
+        "labels, noise and penalty": Training(0.0, {"teacher_runs": 1, "teacher_weight": 0.0}),
+        **{f"runs that teach: {num}": Training(0.0, {"teacher_runs": num}) for num in (1, 4, 16, 64, 256, 1024)},
+        **{f"noise {noise:g}": Training(0.0, {"teacher_noise": noise}) for noise in (0.0, 0.15, 0.5)},
+        **{f"penalty {weight:g}": Training(0.0, {"teacher_penalty": weight}) for weight in (0.0, 0.025, 0.1)},
+        **{f"denoising weight {w:g}": Training(0.0, {"diffusion_weight": w}) for w in (0.0, 0.1)},
+    },
 }
+DISTILLED_STEPS, DISTILLED_RATES, DISTILLED_NETWORKS = (400, 4000), (1e-3, 3e-3, 1e-2), 64
 
 
 def main() -> None:
     """Train what is missing, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", choices=[*STUDIES, "steps", "diversity", "beyond"], required=True)
+    parser.add_argument("--study", choices=[*STUDIES, "steps", "diversity", "beyond", "distilled"], required=True)
     parser.add_argument("--task", default="digits", help="a task with a preset of its name")
     parser.add_argument("--minutes", type=float, default=5.0, help="time of every training")
-    parser.add_argument("--base", type=Path, help="a denoised pipeline, for weights and gradients")
+    parser.add_argument("--base", type=Path, help="a trained pipeline, for weights, gradients and teacher")
     parser.add_argument("--models", nargs="*", default=[], help="pipelines, for steps, diversity and beyond")
     parser.add_argument("--only", nargs="*", help="variants of the study; all where not given")
     parser.add_argument("--out", type=Path, help="runs/<task>/alignment-<study> where not given")
@@ -101,6 +116,9 @@ def main() -> None:
         out = args.out or Path("runs") / args.task / f"alignment-{args.study}"
         variants = {name: STUDIES[args.study][name] for name in args.only or STUDIES[args.study]}
         print_table("training", {name: trained(name, v, args, out) for name, v in variants.items()})
+        return
+    if args.study == "distilled":
+        print_table("Adam, mini-batches of 64", distilled_table(args.task))
         return
     measured: Callable[[ParameterUpdatePipeline], dict[str, dict[str, str]]]
     measured = {"steps": steps_table, "diversity": diversity_table, "beyond": beyond_table}[args.study]
@@ -162,10 +180,11 @@ def second_stage(
 ) -> tuple[ParameterUpdatePipeline, int]:
     """Align for some minutes; the number of steps follows from a trial on a copy."""
     pairs = pair_sampler(config, store).batch
+    ends = store.params(store.final_rows("train")[: config.pairs.max_runs]) if config.alignment.teacher_runs else None
 
     def run(num_steps: int, model: ParameterUpdatePipeline, output: Path) -> ParameterUpdatePipeline:
         stage = replace(config, alignment=replace(config.alignment, num_steps=num_steps), output=output)
-        return align(stage, get_task(config.task), model, pairs)
+        return align(stage, get_task(config.task), model, pairs, run_ends=ends)
 
     weights = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}
     moments = []
@@ -244,6 +263,39 @@ def beyond_table(pipeline: ParameterUpdatePipeline) -> dict[str, dict[str, str]]
             for row, column in zip(cells.values(), values.T, strict=True):
                 row[f"{split} {name}"] = str(bootstrap_mean(column))
     return cells
+
+
+def distilled_table(name: str) -> dict[str, dict[str, str]]:
+    """Single networks taught as the preset's last stage teaches, by ordinary steps; beside labels, noised as much."""
+    program = merge(Preset(), read_yaml(PRESETS / f"{name}.yaml"), name)
+    store, task = CheckpointStore(program.dataset, verify=False), teachable(get_task(program.task), program.metric)
+    normalizer, _ = scale_and_facts(store, program.task, program.metric, program.pairs.normalization, None)
+    ends, found = store.params(store.final_rows("train")), {}
+    for taught, weight in (("the mean answer", 1.0), ("labels", 0.0)):
+        options = replace(program.alignment, teacher_weight=weight)
+        teacher = Teacher(task, task.metric(program.metric), normalizer, options, ends, seed=0)
+        for num_steps in DISTILLED_STEPS:
+            trained = [distilled(teacher, num_steps, rate) for rate in DISTILLED_RATES]
+            losses = torch.stack([task.evaluate(params, "validation")["loss"].mean() for params in trained])
+            best = int(losses.argmin())
+            cells = {k: f"{bootstrap_mean(v):.3f}" for k, v in task.evaluate(trained[best], "test").items()}
+            found[f"{taught}, {num_steps} steps"] = {"rate": f"{DISTILLED_RATES[best]:g}", **cells}
+    return found
+
+
+def distilled(teacher: Teacher, num_steps: int, rate: float) -> torch.Tensor:
+    """Fresh networks after steps of Adam with a cosine on the taught loss, (B, P)."""
+    generator = torch.Generator().manual_seed(12345)
+    params = teacher.task.init(DISTILLED_NETWORKS, generator).requires_grad_()
+    optimizer = torch.optim.Adam([params], lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        examples = torch.randint(teacher.num_examples, (64,), generator=generator)
+        teacher.training_metric(params, examples).exp().sum().backward()
+        optimizer.step()
+        schedule.step()
+    return params.detach()
 
 
 def print_table(title: str, rows: dict[str, dict[str, str]]) -> None:

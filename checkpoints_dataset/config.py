@@ -35,6 +35,9 @@ class HarvestConfig:
 
     task: str = "digits"
     """Task whose networks are trained: a name, path/to/file.py:Class or package.module:Class."""
+    hidden: tuple[str, ...] = ()
+    """Sizes to harvest of a family such as digits[64-*-10], num_runs of each: 16, 24,12 for two hidden layers, 8..64:5
+    for five drawn log-uniformly between 8 and 64."""
     num_runs: int = 4000
     """Number of networks."""
     num_steps: int = 400
@@ -85,7 +88,7 @@ class HarvestConfig:
 
     def to_json(self, *, policies: bool = False) -> dict[str, Any]:
         """The settings as a dataset records them: lists for pairs, and nothing for what is not set or not used."""
-        unused = NOT_OF_POLICIES if policies else ("ppo",)
+        unused = ("hidden", *(NOT_OF_POLICIES if policies else ("ppo",)))
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unused}
         if policies:
             settings["ppo"] = asdict(self.ppo)

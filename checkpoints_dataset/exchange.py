@@ -34,6 +34,7 @@ from checkpoints_dataset.format import (
     shard_name,
 )
 from checkpoints_dataset.mapped_rows import NUMPY_DTYPES
+from checkpoints_dataset.parquet_pages import check_pages
 from checkpoints_dataset.shard_table import check_rows, check_runs
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
@@ -247,8 +248,10 @@ def read_parquet(folder: Path, manifest: Path, name: str, entry: ShardFile, sche
             raise StoreError(f"{path} must have {entry.rows} rows, got {parquet.metadata.num_rows}")
         check_unpacked(path, parquet.metadata, entry, schema)
         table = parquet.read(columns=list(schema))
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path} cannot be read as parquet: {one_line(str(error), 120)}") from error
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read as parquet: {one_line(str(error), 200)}") from error
     if holes := [column for column in table.column_names if table[column].null_count]:
         raise StoreError(f"{path} has empty cells in column {brief(holes[0])}")
     return table
@@ -259,19 +262,21 @@ def check_unpacked(path: Path, metadata: Any, entry: ShardFile, schema: Mapping[
     widths = {name: kind.list_size if pa.types.is_fixed_size_list(kind) else 1 for name, kind in schema.items() if kind}
     row_bytes = sum(8 if kind is None else item_bytes(kind) for kind in schema.values())
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    unpacked = max(sum(group.total_byte_size for group in groups), metadata.num_rows * row_bytes)
+    columns = [(group, group.column(i)) for group in groups for i in range(group.num_columns)]
+    columns = [(group, column) for group, column in columns if column.path_in_schema.split(".")[0] in schema]
+    claimed = sum(column.total_uncompressed_size for _, column in columns)
+    unpacked = max(claimed, metadata.num_rows * row_bytes)
     most = min(MAX_SHARD_BYTES, max(FREE_BYTES, MAX_RATIO * entry.bytes))
     if unpacked > most:
         raise StoreError(f"{path} would unpack {entry.bytes:,} bytes to {unpacked:,}; at most {most:,} are read")
-    for group in groups:
-        for i in range(group.num_columns):
-            column = group.column(i)
-            width = widths.get(column.path_in_schema.split(".")[0], 1)
-            if column.path_in_schema.split(".")[0] in schema and column.num_values != group.num_rows * width:
-                raise StoreError(
-                    f"{path}: column {brief(column.path_in_schema)} must have {group.num_rows * width:,} numbers in "
-                    f"{group.num_rows:,} rows, got {column.num_values:,}"
-                )
+    for group, column in columns:
+        width = widths.get(column.path_in_schema.split(".")[0], 1)
+        if column.num_values != group.num_rows * width:
+            raise StoreError(
+                f"{path}: column {brief(column.path_in_schema)} must have {group.num_rows * width:,} numbers in "
+                f"{group.num_rows:,} rows, got {column.num_values:,}"
+            )
+    check_pages(path, [column for _, column in columns])
 
 
 def check_schema(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:

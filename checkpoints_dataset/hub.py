@@ -17,11 +17,10 @@ from checkpoints_dataset.format import HEADER_FILE, DatasetHeader, StoreError
 from checkpoints_dataset.store import CheckpointStore
 from g_pt.files.schema import brief, read_object
 from g_pt.files.yaml_files import read_yaml_text
-from g_pt.hub.download import WRITE_SECONDS, download_snapshot, hub_errors
+from g_pt.hub.download import CARD_BESIDE, WRITE_SECONDS, download_snapshot, hub_errors
 
 TAGS = ["g-pt", "weight-space-learning", "neural-network-checkpoints"]
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-CARD_BESIDE = "README.g-pt.md"
 MAX_CARD_BYTES = 5_000_000
 HEADING = "## Configuration "
 SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]

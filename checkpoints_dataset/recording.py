@@ -25,7 +25,7 @@ from torch import Tensor
 
 from checkpoints_dataset.format import HEADER_FILE, PARAMS, STEP, DatasetHeader, RunRecord, StoreError, shard_name
 from checkpoints_dataset.writer import DatasetWriter, check_same
-from g_pt.files.atomic import is_leftover, read_json, write_json
+from g_pt.files.atomic import read_json, remove_leftovers, write_json
 from g_pt.files.folder_lock import FolderBusyError, folder_lock
 from g_pt.files.schema import brief
 from g_pt.files.tensor import read_tensor_entries, write_tensors
@@ -76,9 +76,7 @@ class Recording:
             else:
                 DatasetWriter(self.folder, header)
             run_folder(self.folder).mkdir(exist_ok=True)
-            for left in run_folder(self.folder).iterdir():
-                if is_leftover(left, RUN_FILE.fullmatch):  # of a recorder that was killed
-                    left.unlink()
+            remove_leftovers(run_folder(self.folder), RUN_FILE.fullmatch)  # of a recorder that was killed
 
     @property
     def runs_per_shard(self) -> int:

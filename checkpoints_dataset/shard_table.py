@@ -6,6 +6,7 @@ rows = checkpoints.
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pyarrow as pa
 from checkpoints_dataset.format import RUN, STEP, RunRecord, StoreError
 from g_pt.files.atomic import check_regular
 from g_pt.files.schema import brief, one_line
-from g_pt.networks.metrics import Metric
+from g_pt.networks.metrics import LOWEST, Metric
 
 MAGIC = b"ARROW1\0\0"
 MESSAGE_HEADER, BATCH_COMPRESSION = 2, 3  # places of fields in Arrow's Message and RecordBatch
@@ -108,7 +109,13 @@ def check_rows(path: Path, records: list[RunRecord], table: pa.Table, metrics: M
     if (steps < 0).any() or (np.diff(steps)[within] <= 0).any():
         raise StoreError(f"{path} has steps that are negative or do not rise within a run")
     for name, metric in metrics.items():
-        check_values(f"{path}: {brief(name)}", metric, table[name].to_numpy(), runs)
+        values, least = table[name].to_numpy(), LOWEST * metric.scale
+        check_values(f"{path}: {brief(name)}", metric, values, runs)
+        if metric.transform == "log" and (values < least).any():
+            warnings.warn(
+                f"{path.parent}: models see the log of {brief(name)}, and values below {least:g} as that",
+                stacklevel=2,
+            )
 
 
 def check_values(where: str, metric: Metric, values: np.ndarray[Any, Any], runs: np.ndarray[Any, Any]) -> None:

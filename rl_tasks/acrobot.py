@@ -79,4 +79,4 @@ class Acrobot(MLPPolicyTask):
     environment_id = "Acrobot-v1"
     widths: ClassVar[tuple[int, ...]] = (6, 32, 32, 3)
     simulator = AcrobotSimulator()
-    harvest_defaults: Mapping[str, Any] = {"num_runs": 200, "num_steps": 40, "num_checkpoints": 41}
+    harvest_defaults: Mapping[str, Any] = {"num_runs": 200, "num_steps": 200, "num_checkpoints": 41}

@@ -16,5 +16,5 @@ class InvertedPendulum(MLPPolicyTask):
     environment_id = "InvertedPendulum-v5"
     widths: ClassVar[tuple[int, ...]] = (4, 32, 32, 1)
     # MuJoCo plays one episode at a time
-    harvest_defaults: Mapping[str, Any] = {"num_runs": 60, "num_steps": 24, "num_checkpoints": 25}
+    harvest_defaults: Mapping[str, Any] = {"num_runs": 60, "num_steps": 120, "num_checkpoints": 25}
     metrics: Mapping[str, Metric] = {"return": Metric("return", unit="return", minimize=False, scale=200.0)}

@@ -52,7 +52,7 @@ class GymnasiumTask(PopulationTask[PPOConfig]):
     simulator: Simulator | None = None
     episodes: ClassVar[Mapping[Split, int]] = {"train": 16, "validation": 16, "test": 32}
     endless_data = True
-    harvest_defaults: Mapping[str, Any] = {"num_runs": 100, "num_steps": 30, "num_checkpoints": 31}
+    harvest_defaults: Mapping[str, Any] = {"num_runs": 100, "num_steps": 100, "num_checkpoints": 21}
     critic_widths: ClassVar[tuple[int, ...]] = (32, 32)
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from typing import TextIO
 
 from g_pt.files.schema import one_line
 
+OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)  # of torch, which has no class for it
 LONGEST = 1600  # characters of an error
 
 
@@ -74,6 +76,8 @@ def end_with(command: str, error: Exception) -> None:
 
 def unexpected(command: str, error: Exception) -> str:
     """One line about an error that nobody foresaw, and where its traceback was written."""
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        return f"there is not enough memory for it, ask for less: {one_line(str(error))}"
     what = f"unexpected {type(error).__name__}: {one_line(str(error))}"
     try:
         with tempfile.NamedTemporaryFile(

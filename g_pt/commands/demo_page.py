@@ -188,8 +188,9 @@ def table(outcome: Outcome, name: str, prompt: float) -> str:
 
 
 def prompt_limits(pipeline: ParameterUpdatePipeline) -> tuple[float, float]:
-    """Lowest and highest prompt of the slider: from the runs' best metric to the init's."""
-    low, high = sorted(pipeline.facts.attainable_range or pipeline.facts.prompt_range or (0.1, 1.0))
+    """Lowest and highest prompt of the slider: from the best attainable metric to the init's."""
+    facts = pipeline.facts
+    low, high = sorted(facts.attainable() if facts.attainable_range else facts.prompt_range or (0.1, 1.0))
     if high - low < 1e-6 * max(abs(low), abs(high), 1e-6):  # all runs alike: some room to drag
         return low - 0.05 * max(abs(low), 1e-3), high + 0.05 * max(abs(high), 1e-3)
     return low, high

@@ -48,13 +48,16 @@ class Arguments:
     """The model's task where it is your own: path/to/file.py:Class or package.module:Class."""
     sections: tuple[str, ...] = ()
     """Which sections: prompting, recursion, samples, inits, optimizers, population, novelty, start_use, landscape,
-    latent_walk; all where not given."""
+    sizes, latent_walk; all where not given."""
     quick: bool = False
     """A first look: 16 networks, 5 prompts, 100 steps of the optimizers, and no runs but those of --dataset."""
     networks: int | None = None
     """Freshly initialised networks; 256 where not given. Sections that cost more take a part of them and say so."""
     prompts: int | None = None
     """Prompts over each range; 20 where not given."""
+    hidden: tuple[str, ...] = ()
+    """Sizes of section sizes, 16 24,12 or 8..64:5, where the model is of a family; where not given, those harvested and
+    some between them."""
     prompt_range: tuple[float, float] | None = None
     """A range of prompts of your own, which the tables and the figure of prompting then take."""
     optimizer_steps: int | None = None
@@ -179,7 +182,12 @@ def unfinished_report(arguments: Arguments, subject: Subject) -> UnfinishedRepor
     from g_pt.report.progress import UnfinishedReport, report_key
 
     formats = {arguments.format} | ({arguments.figure.suffix[1:].lower()} if arguments.figure else set())
-    settings = {"prompt_range": arguments.prompt_range, "dataset": arguments.dataset, "formats": sorted(formats)}
+    settings = {
+        "prompt_range": arguments.prompt_range,
+        "hidden": arguments.hidden,
+        "dataset": arguments.dataset,
+        "formats": sorted(formats),
+    }
     unfinished = UnfinishedReport(arguments.out, report_key(subject, settings), sorted(formats))
     if unfinished.continued:
         print(f"gpt-evaluate: continuing the unfinished report in {arguments.out}", file=sys.stderr)
@@ -199,8 +207,10 @@ def measure_section(name: str, arguments: Arguments, subject: Subject) -> tuple[
     from g_pt.report.contents import load_section
 
     measure = load_section(name)
-    if name == "prompting":  # the one section with a setting of its own
+    if name == "prompting":  # two sections have a setting of their own
         measure = partial(measure, prompt_range=arguments.prompt_range)  # type: ignore[call-arg]
+    if name == "sizes":
+        measure = partial(measure, hidden=arguments.hidden)  # type: ignore[call-arg]
     started = time.perf_counter()
     section = measure(subject)
     return section, round(time.perf_counter() - started, 1)

@@ -3,6 +3,7 @@
 Examples:
     gpt-harvest --task digits --num-runs 4000
     gpt-harvest --task my_task.py:MyTask --num-runs 500
+    gpt-harvest --task 'digits[64-*-10]' --hidden 8 16 24 32 48 --num-runs 600
     gpt-harvest --rule adam --rule.learning-rate-range 0.0003 0.01 --num-runs 500 --out runs/digits/adam
 
 Sizes come with some tasks, such as those of policies; flags and files count over them.
@@ -61,26 +62,42 @@ def main(arguments: list[str] | None = None) -> None:
             import torch
 
             torch.set_num_threads(cpu_threads_of_a_process())  # launchers would leave one
+        from checkpoints_dataset.family_store import harvest_family
         from checkpoints_dataset.harvest import harvest_with_progress
+        from g_pt.tasks import is_family
 
         with redirect_stdout(sys.stderr):  # a user's task may print, and --json promises one object
-            store = harvest_with_progress(config, folder, team)
-        if parsed.json and store is not None:
-            left_out = {str(run): reason for run, reason in store.left_out.items()}
-            print(json_line({**summary(store), "left_out": left_out}))
+            if is_family(config.task):
+                stores = harvest_family(config, folder, team)
+                found = [summary(store) for store in stores.values()]
+                made = {"folder": str(folder), "task": config.task, "members": found} if found else None
+            elif config.hidden:
+                raise ValueError(f"--hidden is for tasks of many sizes, such as digits[64-*-10], got {config.task!r}")
+            else:
+                store = harvest_with_progress(config, folder, team)
+                made = None if store is None else summary(store)
+        if parsed.json and made is not None:
+            print(json_line(made))
         leave_team(team)
 
 
 def task_defaults(task: str) -> Mapping[str, Any]:
     """Settings of a harvest that come with a task."""
-    from g_pt.tasks import get_task
+    from g_pt.tasks import get_family, get_task, is_family
 
     with redirect_stdout(sys.stderr):  # as in `main`
-        return get_task(task).harvest_defaults
+        return (get_family(task).base if is_family(task) else get_task(task)).harvest_defaults
 
 
 def default_folder(task: str) -> Path:
-    """Return `runs/<task>/checkpoints`; a task given as `path/to/file.py:MyTask` has the folder `my-task`."""
+    """Return `runs/<task>/checkpoints`; a task given as `path/to/file.py:MyTask` has the folder `my-task`.
+
+    That of a family, `digits[64-*-10]`, is `runs/digits-64-any-10/checkpoints`: no shell minds it.
+    """
+    base, bracket, sizes = task.partition("[")
+    if bracket:
+        sizes = sizes.removesuffix("]").replace("**", "any").replace("*", "any")
+        return default_folder(base).parent.with_name(f"{default_folder(base).parent.name}-{sizes}") / "checkpoints"
     _, colon, name = task.rpartition(":")
     if colon:
         name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
@@ -95,6 +112,7 @@ def summary(store: CheckpointStore) -> dict[str, Any]:
         "metrics": list(store.header.metrics),
         "checkpoints": len(store),
         "runs": len(store.runs),
+        "left_out": {str(run): reason for run, reason in store.left_out.items()},
     }
 
 

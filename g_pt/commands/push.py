@@ -37,6 +37,8 @@ class Arguments:
     """Identifier of the licence, apache-2.0 say."""
     private: bool = False
     """Make a new repository private."""
+    replace_card: bool = False
+    """Replace a card that somebody has written or changed; without it ours is written beside, as README.g-pt.md."""
     revision: str | None = None
     """Branch to commit to; main where not given."""
     card_only: Path | None = None
@@ -81,6 +83,7 @@ def run(arguments: Arguments) -> dict[str, str]:
         report=report,
         license=arguments.license,
         private=arguments.private or None,
+        replace_card=arguments.replace_card,
         revision=arguments.revision,
     )
     print(f"uploaded: {address}")

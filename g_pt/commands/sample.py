@@ -5,6 +5,7 @@ Examples:
     gpt-sample --prompt-error 4 --seed 7 --num-samples 5 --json
     gpt-sample --task cartpole --prompt-return 500 --video out.gif
     gpt-sample --prompt-loss 0.3 --start my_network.safetensors --out updated.safetensors
+    gpt-sample --prompt-loss 0.1 --hidden 24,12
     gpt-sample --prompt-loss 0.1 --model org/name --scheduler dpmsolver++ --num-inference-steps 10
 
 Every metric of the task can be prompted: --prompt-<metric>. Metrics shown are those of the test split; prompts mean the
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # per parameter of a sample, at the least, float32: start and result, raw and normalised; noisy, predicted and next
 # state of the sampler; pieces and outputs of the tokens. The blocks take more on top
 BYTES = 10 * 4
+ANY_SIZE = "-any-size"  # in the names of bundled models of a family, between task and metric
 PROMPTS = ("loss", "error", "return")  # those that --help lists
 
 
@@ -54,6 +56,8 @@ class Arguments:
     """Folder, bundled name or Hub repository of a G.pt."""
     start: Path | None = None
     """State dict of the network to update (.safetensors, or .pt with tensors only); a fresh one otherwise."""
+    hidden: str | None = None
+    """Widths of the hidden layers, 48 or 24,12, for a model of networks of any size; --start has its own."""
     seed: int = 0
     """Of the fresh network and of the sampling noise."""
     num_samples: int = 1
@@ -151,7 +155,7 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
     from g_pt.networks.network_files import read_network, write_network
 
     started = time.perf_counter()
-    pipeline = load_pipeline(arguments, metric)
+    pipeline = member_asked_for(load_pipeline(arguments, metric), arguments)
     task = pipeline.task
     if arguments.video is not None:
         check_video(task)
@@ -180,7 +184,7 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
         {"starting": a, "achieved": b, "file": str(file)} for a, b, file in zip(before, after, files, strict=True)
     ]
     return {
-        "model": arguments.model_name(metric),
+        "model": chosen_model(arguments, metric),
         "task": task.name,
         "metric": metric,
         "prompt": prompt,
@@ -205,16 +209,44 @@ def check_video(task: Task) -> None:
     check_packages()
 
 
+def chosen_model(arguments: Arguments, metric: str) -> str:
+    """The model asked for, or the bundled one of task and metric: that for any size where another size is meant."""
+    from g_pt.hub.download import bundled_models
+    from g_pt.tasks import is_family
+
+    name, any_size = arguments.model_name(metric), f"{arguments.task.partition('[')[0]}{ANY_SIZE}-{metric}"
+    if arguments.model is not None or any_size not in bundled_models():
+        return name
+    return any_size if is_family(arguments.task) or arguments.hidden or is_of_other_size(arguments) else name
+
+
+def is_of_other_size(arguments: Arguments) -> bool:
+    """Whether the start is a network of the task's family, but not of the task."""
+    from g_pt.networks.network_files import bare_tensors
+    from g_pt.tasks import get_family, get_task
+
+    if arguments.start is None or ":" in arguments.task:
+        return False
+    own = get_task(arguments.task).layout
+    try:
+        tensors = bare_tensors(arguments.start)
+        family = get_family(f"{arguments.task}[{own.shapes[0][1]}-**-{own.shapes[-1][0]}]")
+        return family.member(family.hidden_of(tensors)).layout != own
+    except (ValueError, OSError, IndexError):  # whatever it is, the model of one size says what is wrong with it
+        return False
+
+
 def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     """The model asked for, or the bundled one of the task and metric."""
     from g_pt.hub.download import bundled_models
     from g_pt.model.pipeline import ParameterUpdatePipeline
-    from g_pt.tasks import get_task
+    from g_pt.tasks import get_family, get_task, is_family
 
-    name = arguments.model_name(metric)
-    own = get_task(arguments.task) if ":" in arguments.task else None
+    name = chosen_model(arguments, metric)
+    base = get_family(arguments.task).base if is_family(arguments.task) else None
+    own = base or get_task(arguments.task) if ":" in arguments.task else None
     if arguments.model is None:  # refuse what does not exist before anything is loaded
-        check_prompt(own or get_task(arguments.task), metric)
+        check_prompt(own or base or get_task(arguments.task), metric)
         if name not in bundled_models():
             raise ValueError(
                 f"no model is bundled for task {arguments.task!r} and {metric}; bundled are {bundled_models()}, "
@@ -231,6 +263,34 @@ def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
     if arguments.scheduler is not None:
         pipeline.set_scheduler(arguments.scheduler)
     return pipeline
+
+
+def member_asked_for(pipeline: ParameterUpdatePipeline, arguments: Arguments) -> ParameterUpdatePipeline:
+    """The pipeline of the size that --hidden or the file of --start has, where the model is of a family.
+
+    Raises:
+        ValueError: the model is of one size, or the file is of another than --hidden, or of no member.
+    """
+    import torch
+
+    from g_pt.networks.network_files import bare_tensors
+    from g_pt.tasks import is_family
+    from g_pt.tasks.family import parse_hidden
+
+    asked = None if arguments.hidden is None else parse_hidden([arguments.hidden], torch.Generator())[0]
+    if not is_family(pipeline.config.task):
+        if asked is None:
+            return pipeline
+        raise ValueError(f"--hidden needs a model of networks of many sizes, {pipeline.config.task} has one")
+    if arguments.start is None:
+        return pipeline if asked is None else pipeline.member(asked)
+    try:
+        found = pipeline.family.hidden_of(bare_tensors(arguments.start))
+    except ValueError as error:
+        raise ValueError(f"{arguments.start}: {error}") from error
+    if asked not in (None, found):
+        raise ValueError(f"{arguments.start} has hidden layers of {found}, but --hidden is {asked}: leave it out")
+    return pipeline.member(found)
 
 
 def check_prompt(task: Task, metric: str) -> None:

@@ -20,19 +20,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints_dataset.config import HarvestConfig, dotted
-from g_pt.command_line.output import check_writable, json_line
+from g_pt.command_line.output import check_fits, check_writable, json_line
 from g_pt.command_line.parsing import named_settings, parse
 from g_pt.command_line.terminal import exit_on_error, is_first_process, quiet_unless_first, show_warnings
 from g_pt.commands.harvest import task_defaults
+from g_pt.files.schema import read_value
 from g_pt.runtime.processes import let_waiting_threads_sleep
 from g_pt.tasks.data_folders import use_data_dir
 from g_pt.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from checkpoints_dataset.pair_sampler import PairSampler
     from checkpoints_dataset.store import CheckpointStore
     from g_pt.tasks.base import Split
+    from g_pt.tasks.family import TaskFamily
 
+# bytes, float32: a weight with its gradient, AdamW's two moments and the average; of the parameters of a pair the start
+# and the future, raw and normalised, noise and the prediction
+TRAINED, BATCH = 5 * 4, 6 * 4
 PAIR_SPLITS: tuple[Split, Split] = ("train", "validation")
 
 
@@ -95,10 +102,11 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
     import torch
 
     from checkpoints_dataset.facts import fit_normalizer, training_facts
+    from checkpoints_dataset.family_store import harvest_family, is_family_finished
     from checkpoints_dataset.harvest import describe_source, harvest_with_progress
     from checkpoints_dataset.store import CheckpointStore, is_finished
     from g_pt.runtime.processes import Team, leave_team
-    from g_pt.tasks import get_task
+    from g_pt.tasks import get_family, get_task, is_family
     from g_pt.tasks.base import PopulationTask, TrainableTask
     from g_pt.training.accelerators import use_cpu_threads
     from g_pt.training.alignment import align, check_alignment
@@ -112,7 +120,9 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         check_writable(program.pipeline, "--pipeline")
         if program.pipeline.resolve() == program.output.resolve():
             raise ValueError(f"--pipeline must be another folder than --output, both are {program.output}")
-    task = get_task(program.task)
+    family = get_family(program.task) if is_family(program.task) else None
+    task = get_task(program.task) if family is None else family.member(family.default)
+    check_size(program, task.layout.num_params)
     check_output(program.output, resume=program.resume)
     check_replaceable(program.pipeline_folder)
     metric = task.metric(program.metric).name
@@ -127,12 +137,17 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         use_cpu_threads(config.optimizer.cpu_threads, accelerator.device)
         accelerator.print(f"CPU threads of each process: {torch.get_num_threads()}")
     harvest = dataclasses.replace(program.harvest, task=program.task)
-    if not team.from_first(is_finished(program.dataset)):
+    finished = is_finished(program.dataset) if family is None else is_family_finished(program.dataset, harvest)
+    if not team.from_first(finished):
         if team.is_first and not program.resume:  # a kill from here on is resumed
             begin(config.output, stage_settings(first_stage, "diffusion"))
         use_cpu_threads(config.optimizer.cpu_threads, torch.device("cpu"))
-        harvest_with_progress(harvest, program.dataset, team)
+        (harvest_with_progress if family is None else harvest_family)(harvest, program.dataset, team)
     team.wait()
+    if family is not None:
+        made = train_family(program, first_stage, family, metric, accelerator)
+        leave_team(team)
+        return made
     store = CheckpointStore(program.dataset)
     store.check_task(task)
     if wants_other_data and accelerator.is_main_process and isinstance(task, TrainableTask | PopulationTask):
@@ -152,17 +167,83 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
         resume=program.resume,
     )
     if config.alignment.num_steps:
-        align(config, task, pipeline, pairs.batch, held_out=held_out.batch, resume=program.resume)
-    made = {"pipeline": str(config.pipeline_folder), "task": config.task, "metric": metric}
-    if accelerator.is_main_process:
-        made |= conclude(config, metric, pairs.num_runs)
-        print(f"saved {config.pipeline_folder}")
+        ends = (
+            store.params(store.final_rows("train")[: program.pairs.max_runs]) if config.alignment.teacher_runs else None
+        )
+        align(config, task, pipeline, pairs.batch, held_out=held_out.batch, run_ends=ends, resume=program.resume)
+    made = conclude(config, metric, pairs.num_runs, accelerator)
     leave_team(team)
     return made
 
 
-def conclude(config: TrainConfig, metric: str, num_runs: int) -> dict[str, Any]:
-    """Say how the trained model follows its prompts; returns what `--json` adds of it."""
+def check_size(program: Program, num_params: int) -> None:
+    """Refuse a training that cannot fit, whatever else takes memory, or whose model would be refused when it is loaded.
+
+    Raises:
+        ValueError: a size is beyond those of saved models; the blocks of the model, or a batch, exceed the memory.
+    """
+    from g_pt.model.model_configs import ENTRIES, Timesteps
+
+    model = program.model
+    for name, kind in ENTRIES["ParameterTransformer"].items():
+        if hasattr(model, name):
+            read_value(kind, getattr(model, name), f"model.{name}")
+    read_value(Timesteps, program.diffusion.num_train_timesteps, "diffusion.num_train_timesteps")
+    blocks = model.num_layers * (4 + 2 * model.mlp_ratio) * model.width**2
+    check_fits(TRAINED * blocks, f"a model of {model.num_layers:,} layers of width {model.width:,}")
+    pairs = program.pairs.batch_size
+    check_fits(BATCH * pairs * num_params, f"a batch of {pairs:,} pairs")
+
+
+def train_family(
+    program: Program, first_stage: TrainConfig, family: TaskFamily, metric: str, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Train one model for networks of many sizes, whose datasets are there; returns what `--json` prints."""
+    from checkpoints_dataset.facts import family_facts, fit_family_normalizer
+    from checkpoints_dataset.family_store import open_family
+    from g_pt.model.pipeline import ParameterUpdatePipeline
+    from g_pt.training.alignment import align
+    from g_pt.training.families import FamilyTraining
+    from g_pt.training.loop import fit
+
+    stores, options = open_family(program.dataset, family.name), program.pairs
+    drawn = [*program.family.width_range, *program.family.deep_width_range]
+    width_range = (min(drawn), max(drawn)) if program.alignment.num_steps and program.family.unseen_share else None
+    normalizer = fit_family_normalizer(stores, family, max_runs=options.max_runs, seed=program.seed)
+    facts = family_facts(stores, family, metric, max_runs=options.max_runs, width_range=width_range)
+    if program.family.start_from is not None:
+        trained = ParameterUpdatePipeline.from_pretrained(program.family.start_from)
+        normalizer.rescale(trained.normalizer.std[0].item())
+    samplers = {hidden: make_pairs(program, store, metric, PAIR_SPLITS[0]) for hidden, store in stores.items()}
+    pairs = {hidden: sampler.batch for hidden, sampler in samplers.items()}
+    num_runs = sum(sampler.num_runs for sampler in samplers.values())
+    accelerator.print(f"{program.dataset}: {len(stores)} sizes; {num_runs} runs to learn from")
+    config = dataclasses.replace(first_stage, pipeline=program.pipeline)
+    sizes = FamilyTraining(config, family, pairs, normalizer)
+    held_out = None
+    if family.default in stores:
+        held_out = make_pairs(program, stores[family.default], metric, PAIR_SPLITS[1]).batch
+    task, own = family.member(family.default), next(iter(pairs.values()))
+    pipeline = fit(
+        first_stage, task, own, normalizer, facts, held_out=held_out, sizes=sizes, accelerator=accelerator,
+        resume=program.resume,
+    )  # fmt: skip
+    if program.alignment.num_steps:
+        align(config, task, pipeline, own, held_out=held_out, sizes=sizes, resume=program.resume)
+    return conclude(config, metric, num_runs, accelerator)
+
+
+def conclude(config: TrainConfig, metric: str, num_runs: int, accelerator: Accelerator) -> dict[str, Any]:
+    """Say how the trained model follows its prompts; returns what `--json` prints."""
+    made = {"pipeline": str(config.pipeline_folder), "task": config.task, "metric": metric}
+    if accelerator.is_main_process:
+        made |= outcome(config, metric, num_runs)
+        print(f"saved {config.pipeline_folder}")
+    return made
+
+
+def outcome(config: TrainConfig, metric: str, num_runs: int) -> dict[str, Any]:
+    """What the last evaluation found."""
     from g_pt.training.outcome import last_evaluation, summarize
 
     aligned = config.alignment.num_steps > 0

@@ -15,6 +15,7 @@ from g_pt.tasks.regression import RegressionTask
 from g_pt.tasks.supervised import SupervisedTask
 
 NUM_BINS = 15
+NETWORKS_AT_ONCE, INPUTS_AT_ONCE = 64, 1024  # of a mean over many
 CALIBRATION = {
     "ece": Metric("calibration error", "%"),
     "coverage": Metric("labels between the members' extremes", "%", minimize=False),
@@ -42,6 +43,25 @@ def predictions(task: SupervisedTask, params: Tensor, inputs: Tensor) -> Tensor:
     parts = params.float().split(networks)
     outputs = torch.cat([task.forward(task.layout.unflatten(part), inputs.to(part.device)) for part in parts]).cpu()
     return outputs.softmax(dim=1) if isinstance(task, ClassificationTask) else outputs
+
+
+@torch.no_grad()
+def mean_predictions(task: SupervisedTask, params: Tensor, inputs: Tensor) -> Tensor:
+    """What networks (B, P), raw, predict on average for inputs (N, ...): (..., N), CPU; a part of both at a time."""
+    parts = []
+    for some in inputs.split(INPUTS_AT_ONCE):
+        sums = [predictions(task, networks, some).sum(dim=0) for networks in params.split(NETWORKS_AT_ONCE)]
+        parts.append(torch.stack(sums).sum(dim=0) / len(params))
+    return torch.cat(parts, dim=-1)
+
+
+def function_metrics(task: SupervisedTask, params: Tensor, split: Split = "test") -> dict[str, Tensor]:
+    """Of networks (B, P), raw: `ece` of each classifier, (B,), and how much two of them disagree, (1,); CPU."""
+    answers = predictions(task, params, task.examples(split).inputs)  # (B, ..., N)
+    measured = {} if len(params) < 2 else {"disagreement": disagreement(task, answers[None])}
+    if isinstance(task, ClassificationTask):
+        measured["ece"] = calibration_error(answers, task.splits[split].labels.cpu())
+    return measured
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Tensor:

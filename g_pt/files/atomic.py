@@ -141,6 +141,13 @@ def is_leftover(path: Path, is_ours: Callable[[str], object]) -> bool:
     return match is not None and bool(is_ours(match["name"])) and not is_another_living_process(int(match["pid"]))
 
 
+def remove_leftovers(folder: Path, is_ours: Callable[[str], object] = bool) -> None:
+    """Remove temporary files of names of ours that processes which are dead by now have left in a folder."""
+    for path in folder.iterdir():
+        if (is_ours is not bool or ".g-pt-" in path.name) and path.is_file() and is_leftover(path, is_ours):
+            path.unlink(missing_ok=True)
+
+
 def is_another_living_process(pid: int) -> bool:
     """Whether another process of this machine has this number."""
     if pid == os.getpid():
@@ -193,6 +200,14 @@ def read_json(path: Path | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
         raise ValueError(
             f"{path} is not valid JSON ({one_line(str(error), 120)}): damaged, or not written by this program"
         ) from error
+
+
+def read_json_object(path: Path | str, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Read a JSON object; raises as `read_json` does, and a ValueError for any other value."""
+    content = read_json(path, max_bytes=max_bytes)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {brief(content)}")
+    return content
 
 
 def unique_entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

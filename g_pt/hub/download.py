@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 INDEX_FILE, REPORT_FILE, CARD_FILE = "model_index.json", "report.json", "README.md"
+CARD_BESIDE = "README.g-pt.md"  # ours, where the repository's card is somebody's
 BUNDLED = Path(__file__).parent.parent / "bundled"
 # that the Hub may take for an answer to a question, and to check what was uploaded
 READ_SECONDS, WRITE_SECONDS = 15.0, 300.0
+SLOWEST = 1000  # bytes per second of a connection beyond that time: a Hub may not drip for ever
 # everything a pipeline needs, and nothing that could be executed
 ALLOWED_FILES = [
     *(INDEX_FILE, REPORT_FILE, CARD_FILE, "*/config.json", "scheduler/scheduler_config.json"),
@@ -43,8 +46,8 @@ def resolve_model(name: Path | str, **hub_options: Any) -> Path:
         return folder
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
         raise OSError(
-            f"{str(name)!r} is neither an existing folder, nor a bundled model ({', '.join(bundled_models())}), nor a "
-            "Hub repository 'org/name'"
+            f"there is no folder {name}; bundled models are {', '.join(bundled_models())}, and repositories of the Hub "
+            "are called 'org/name'"
         )
     try:
         return download(str(name), **hub_options)
@@ -87,9 +90,14 @@ def answered_within(seconds: float) -> Iterator[None]:
     """Let no request of the Hub's client wait longer for an answer, or for more of one; by itself it waits for ever."""
     from huggingface_hub import get_session
 
+    def trace(event: str, told: dict[str, Any]) -> None:
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            told["return_value"].read = paced(told["return_value"].read, seconds)
+
     def limit(request: Any) -> None:
         limits = {name: value or seconds for name, value in request.extensions.get("timeout", {}).items()}
         request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds) | limits
+        request.extensions["trace"] = trace
 
     session = get_session()
     hooks = session.event_hooks
@@ -98,6 +106,22 @@ def answered_within(seconds: float) -> Iterator[None]:
         yield
     finally:
         session.event_hooks = hooks
+
+
+def paced(read: Callable[..., bytes], seconds: float) -> Callable[..., bytes]:
+    """Reading of a connection that must not take longer in all than `seconds` and what `SLOWEST` allows."""
+    taken = received = 0.0
+
+    def read_in_time(*arguments: Any, **options: Any) -> bytes:
+        nonlocal taken, received
+        began = time.monotonic()
+        data = read(*arguments, **options)
+        taken, received = taken + time.monotonic() - began, received + len(data)
+        if taken > seconds + received / SLOWEST:
+            raise TimeoutError(f"only {received:.0f} bytes came in {taken:.0f} s")
+        return data
+
+    return read_in_time
 
 
 @contextmanager

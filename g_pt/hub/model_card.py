@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from g_pt.files.schema import one_line
@@ -88,7 +88,7 @@ def model_card(
         "## Evaluation",
         evaluation(report),
         "## Intended use and limits",
-        bullets(limits(model.metric)),
+        bullets(limits(model.metric, any_size=bool(model.facts.sizes))),
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -121,7 +121,7 @@ def eval_results(task: str | None, report: dict[str, Any] | None) -> list[Any] |
 
 def snippet(model: ModelDescription, repo_id: str) -> str:
     """Five lines that work wherever this package is installed."""
-    best, init = model.facts.attainable_range or (0.1, 1.0)
+    best, init = model.facts.attainable() if model.facts.attainable_range else (0.1, 1.0)
     # a task of one's own is in no installed package: it can neither make the starts there nor measure them
     starts, known = "0.1 * torch.randn(8, pipe.layout.num_params)", f", starting_metric={init:.3g}"
     if model.everybody_has_task:
@@ -144,12 +144,19 @@ def description(model: ModelDescription) -> dict[str, str]:
         "networks": f"{layout.num_params} parameters: {plain(layout.describe())}",
         "prompted by": f"{plain(metric.label)} on the task's validation split",
     }
+    if model.facts.sizes:
+        facts["other sizes"] = "`pipe.member((24, 12))`; the networks, ranges and figures here are those of one size"
+        harvested = ", ".join("-".join(map(str, size.hidden)) for size in model.facts.sizes)
+        facts["hidden widths of the training runs"] = harvested
     if model.facts.prompt_range is not None:
         low, high = model.facts.prompt_range
         facts["range of prompts"] = f"{low:.4g} to {high:.4g} were seen in training"
     if model.facts.attainable_range is not None:
         best, init = model.facts.attainable_range
         facts["from runs' init to their best"] = f"{init:.4g} to {best:.4g} on average"
+    own = model.facts.alignment and model.facts.alignment.attainable_range
+    if own:
+        facts["from inits to its own best"] = f"{own[1]:.4g} to {own[0]:.4g}, mean of updates on the validation split"
     objective = "flow matching" if model.prediction_type == "flow_prediction" else "diffusion"
     facts["model"] = f"{model.network}, {model.num_weights:,} parameters, {objective} ({model.prediction_type})"
     steps = model.num_inference_steps
@@ -167,7 +174,8 @@ def training_data(training: TrainingFacts) -> dict[str, str]:
         facts["how the runs were made"] = ", ".join(plain(f"{key} {value}") for key, value in dataset.source.items())
     facts["stages"] = "denoising"
     if training.alignment is not None:
-        settings = ", ".join(f"{key} {value}" for key, value in asdict(training.alignment).items())
+        known = training.alignment.to_json().items()
+        settings = ", ".join(f"{key} {value}" for key, value in known if key != "attainable_range")
         facts["stages"] += f", then alignment through the sampler and the metric ({settings})"
     return facts
 
@@ -189,7 +197,35 @@ def evaluation(report: dict[str, Any] | None) -> str:
     rows |= {f"{k} after one update": v for k, v in after.items() if isinstance(v, dict)}
     rows |= {f"{k} before": v for k, v in report.get("starting", {}).items() if isinstance(v, dict)}
     lines += [f"| {plain(name.replace('_', ' '))} | {interval_cells(entry)} |" for name, entry in rows.items()]
-    return "\n".join([*lines, "", memorisation(report)])
+    return "\n".join([*lines, "", *beside_runs(report), *over_sizes(report), memorisation(report)])
+
+
+def beside_runs(report: dict[str, Any]) -> list[str]:
+    """Lines of the table of one update beside the runs, and one that is empty; none where it was not measured."""
+    rows = report.get("beside_runs", {})
+    names = list(dict.fromkeys(name for values in rows.values() for name in values))
+    if not names:
+        return []
+    lines = [f"| test split | {' | '.join(map(plain, names))} |", f"|{'---|' * (1 + len(names))}"]
+    for who, values in rows.items():
+        lines.append(f"| {plain(who)} | {' | '.join(number({'mean': values.get(name)}) for name in names)} |")
+    return [*lines, ""]
+
+
+def over_sizes(report: dict[str, Any]) -> list[str]:
+    """Lines of the table of one update at every size; none where it was not measured."""
+    sizes = report.get("sections", {}).get("sizes", {}).get("sizes", [])
+    if not sizes:
+        return []
+    lines = [
+        "| hidden widths | harvested | one update over trained runs | prompt alignment (R²) |",
+        "|---|---|---|---|",
+    ]
+    for size in sizes:
+        hidden, harvested = "-".join(map(str, size["hidden"])), "yes" if size["harvested"] else "no"
+        cells = (hidden, harvested, number({"mean": size["ratio"]}, 3), number(size["alignment"], 3))
+        lines.append(f"| {' | '.join(map(plain, cells))} |")
+    return [*lines, ""]
 
 
 def interval_cells(entry: dict[str, Any]) -> str:
@@ -231,11 +267,12 @@ def memorisation(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def limits(metric: Metric) -> dict[str, str]:
+def limits(metric: Metric, *, any_size: bool) -> dict[str, str]:
     """Write uses and limits."""
+    layout = "with hidden layers of any widths" if any_size else "of exactly the layout above"
     return {
         "for": "research on learned optimization and on distributions of networks",
-        "only": "networks of exactly the layout above, with inputs preprocessed as in the task",
+        "only": f"networks {layout}, with inputs preprocessed as in the task",
         "prompts": "outside the range seen in training need not be followed",
         "quality": f"the prompt means the {plain(metric.name)} on the validation split; other data give other values",
         "safety": "weights are safetensors; the one-line .py files only import the installed package g-pt, and only "

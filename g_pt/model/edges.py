@@ -5,26 +5,32 @@ B = batch, W = width, U = units of a group, R / C = units of the groups at the t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from g_pt.permutations.plans import EdgePart
 
 
 class EdgeMixing(nn.Module):
     """One exchange within every pair of groups that has edges, pair by pair."""
 
-    def __init__(self, pairs: list[tuple[int, int]], width: int, edge_width: int) -> None:
-        """`pairs` are the positions of the row and the column group among the groups."""
+    def __init__(self, num_kinds: int, width: int, edge_width: int) -> None:
+        """`num_kinds` of edges, each with weights of its own."""
         super().__init__()
-        self.pairs = pairs
-        self.mixings = nn.ModuleList(PairMixing(width, edge_width) for _ in pairs)
+        self.mixings = nn.ModuleList(PairMixing(width, edge_width) for _ in range(num_kinds))
 
-    def forward(self, groups: list[Tensor], edges: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Units [(B, U, W)] and edges [(B, R, C, E)] to the same, renewed."""
+    def forward(
+        self, groups: list[Tensor], edges: list[Tensor], parts: Sequence[EdgePart]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Units [(B, U, W)] and edges [(B, R, C, E)], whose kinds and groups `parts` tell, to the same, renewed."""
         groups, mixed = list(groups), []
-        for mixing, (row, column), edge in zip(self.mixings, self.pairs, edges, strict=True):
-            to_rows, to_columns, edge = mixing(groups[row], groups[column], edge)  # (B, R, W), (B, C, W), (B, R, C, E)
-            groups[row] = groups[row] + to_rows
-            groups[column] = groups[column] + to_columns
+        for part, edge in zip(parts, edges, strict=True):
+            # (B, R, W), (B, C, W), (B, R, C, E)
+            to_rows, to_columns, edge = self.mixings[part.kind](groups[part.row], groups[part.column], edge)
+            groups[part.row] = groups[part.row] + to_rows
+            groups[part.column] = groups[part.column] + to_columns
             mixed.append(edge)
         return groups, mixed
 

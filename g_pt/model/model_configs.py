@@ -20,6 +20,7 @@ from g_pt.files.schema import Between, Count, brief, one_line, read_value
 from g_pt.files.tensor import TensorEntry
 from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import TENSORS
+from g_pt.permutations.plans import edge_kind
 
 MAX_TIMESTEPS = 100_000
 MAX_TENSORS = 10_000  # of one network
@@ -47,7 +48,8 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "mlp_ratio": Annotated[float, Between(1e-6, 1e6)],
         "max_metric_frequency": Annotated[float, Between(1e-6, 1e9)],
         "num_train_timesteps": Timesteps,
-        "tokenization": Literal["units", "slices", "chunks"],
+        "tokenization": Literal["units", "slices", "chunks", "kinds"],
+        "kinds": Annotated[dict[Annotated[str, Between(1, 1000)], Count], Between(0, MAX_TENSORS)] | None,
         "chunk_size": Count,
         "prediction_type": Literal["sample", "v_prediction", "flow_prediction"],
     },
@@ -63,7 +65,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("attention_dropout", "residual_dropout", "embedding_dropout"), Dropout),
         "num_train_timesteps": Timesteps,
     },
-    "ParameterNormalizer": {"num_params": Count},
+    "ParameterNormalizer": {"num_params": Count, "scale_law": bool},
 }
 # of diffusers' schedulers; their other settings are checked to be plain
 SCHEDULER_ENTRIES: dict[str, Any] = {
@@ -211,6 +213,9 @@ def count_tokens(entries: dict[str, Any]) -> tuple[int, int]:
         ValueError: more tensors or pieces than any network has.
     """
     layout, chunk_size = entries["layout"], entries["chunk_size"]
+    if entries["tokenization"] == "kinds" and entries["kinds"]:
+        num_edges = sum(edge_kind(kind) for kind in entries["kinds"])
+        return len(entries["kinds"]) - num_edges, num_edges
     if len(layout) > MAX_TENSORS:
         raise ValueError(f"a model is of networks of at most {MAX_TENSORS:,} tensors, got {len(layout):,}")
     permutations = {} if entries["tokenization"] == "chunks" else entries["permutations"]

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from diffusers.utils import logging
 from torch import nn
 
-from g_pt.files.atomic import read_json, write_json
+from g_pt.files.atomic import read_json, read_json_object, write_json
 from g_pt.files.schema import Between, OneLine, brief, read_value
 from g_pt.files.tensor import TensorEntry, read_tensor_entries
 from g_pt.hub.download import INDEX_FILE
@@ -49,6 +47,7 @@ SHIM = "g_pt_class"
 MAX_JSON_BYTES = 10_000_000  # of any JSON in a folder; that of the largest networks has a hundredth of it
 MAX_STD = 1e9  # of parameters, and its inverse: what float32 still multiplies without loss
 Name = Annotated[str, Between(1, 200), OneLine()]
+_hidden = False  # the bar was on and is off now
 WEIGHTS = re.compile(r"diffusion_pytorch_model[\w.-]*\.safetensors")
 
 
@@ -178,22 +177,17 @@ def read_weights(folder: Path) -> dict[str, TensorEntry]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
+    """Read a JSON object of a model's folder."""
     if not path.exists():
         raise ValueError(f"{path} is missing: the model is incomplete")
-    content = read_json(path, max_bytes=MAX_JSON_BYTES)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {brief(content)}")
-    return content
+    return read_json_object(path, max_bytes=MAX_JSON_BYTES)
 
 
-@contextmanager
-def no_loading_bar() -> Iterator[None]:
-    """Keep diffusers' bar over three small files off the screen; it is on again afterwards, if it was on."""
-    was_on = logging._tqdm_active  # there is no public way to ask
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
+def loading_bar(shown: bool) -> None:
+    """Show or hide diffusers' bar over three small files; nothing happens where it was off before it was hidden."""
+    global _hidden
+    if shown and _hidden:
+        logging.enable_progress_bar()
+    _hidden = not shown and (_hidden or logging._tqdm_active)  # there is no public way to ask
+    if not shown:
+        logging.disable_progress_bar()

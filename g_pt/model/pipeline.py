@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ from g_pt.files.atomic import follow_umask
 from g_pt.hub.download import resolve_model
 from g_pt.hub.model_card import ModelDescription, model_card
 from g_pt.hub.upload import upload_model
-from g_pt.model.model_folders import CLASSES, check_weights, checked_index, no_loading_bar, write_shims
+from g_pt.model.family_pipeline import FamilyPipeline
+from g_pt.model.family_pipeline import SizeRangeWarning as SizeRangeWarning
+from g_pt.model.model_folders import check_weights, checked_index, loading_bar, write_shims
 
 # imported here, not lazily: diffusers loads components only from modules that are imported already
 from g_pt.model.normalization import ParameterNormalizer
@@ -45,9 +47,8 @@ from g_pt.model.schedulers import check_num_steps, make_scheduler
 from g_pt.model.transformer import ParameterTransformer
 from g_pt.networks.metrics import Metric
 from g_pt.networks.modules import module_params, write_module
-from g_pt.networks.parameters import ParameterLayout
 from g_pt.networks.training_facts import TrainingFacts
-from g_pt.tasks import BUILT_IN, registered_task, task_names
+from g_pt.tasks import BUILT_IN, is_family, is_registered, registered_task
 from g_pt.tasks.base import Task
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -64,7 +65,7 @@ class ParameterUpdateOutput(BaseOutput):
     starting_metric: Tensor
 
 
-class ParameterUpdatePipeline(DiffusionPipeline):
+class ParameterUpdatePipeline(FamilyPipeline):
     """Samples one update of a network's parameters that should bring its metric to the prompted value."""
 
     model_cpu_offload_seq = "transformer"
@@ -93,6 +94,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             ValueError: the facts are of wrong types, or such as the metric cannot have.
         """
         super().__init__()
+        loading_bar(shown=True)
         facts = training if isinstance(training, TrainingFacts) else TrainingFacts.from_json(training or {})
         facts.check_metric(transformer.metric)
         self.register_modules(transformer=transformer, normalizer=normalizer, scheduler=scheduler)
@@ -106,17 +108,6 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         metric: Metric = self.transformer.metric
         return metric
 
-    @property
-    def facts(self) -> TrainingFacts:
-        """What is known of the training."""
-        return TrainingFacts.from_json(self.config.training)
-
-    @property
-    def layout(self) -> ParameterLayout:
-        """Tensors of the networks that this pipeline updates."""
-        layout: ParameterLayout = self.transformer.layout
-        return layout
-
     @cached_property
     def task(self) -> Task:
         """The task named in the configuration.
@@ -126,22 +117,17 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """
         if self.config.task is None:
             raise ValueError("this pipeline names no task; pass starting_metric= and measure the results yourself")
-        task = registered_task(self.config.task)
+        if is_family(self.config.task):
+            hidden = self.family.hidden_of(self.layout.unflatten(torch.zeros(self.layout.num_params)))
+            task = self.family.member(hidden)
+        else:
+            task = registered_task(self.config.task)
         if task.layout != self.layout:
             raise ValueError(
                 f"the pipeline updates networks of {self.layout.describe()}, but task {task.name!r} has "
                 f"{task.layout.describe()}"
             )
         return task
-
-    def check_task(self, task: Task) -> None:
-        """Refuse a task that is not this model's.
-
-        Raises:
-            ValueError: it has another name.
-        """
-        if self.config.task != task.name:
-            raise ValueError(f"the model is of task {self.config.task!r}, got task {task.name!r}: name its own")
 
     @classmethod
     def from_pretrained(cls, name: Path | str, **kwargs: Any) -> ParameterUpdatePipeline:
@@ -156,12 +142,13 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         folder = resolve_model(name, **{key: kwargs.pop(key, None) for key in options})
         kwargs.setdefault("use_safetensors", True)  # never fall back to a pickle
         try:
-            with no_loading_bar():
-                pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
+            pipeline: ParameterUpdatePipeline = super().from_pretrained(str(folder), **kwargs)
             check_weights(pipeline.transformer, pipeline.normalizer)
         except Exception as error:  # whatever damaged files lead to
             reason = " ".join(str(error).split())[:300]
             raise OSError(f"{folder} cannot be loaded as a ParameterUpdatePipeline: {reason}") from error
+        finally:
+            loading_bar(shown=True)
         return pipeline
 
     @classmethod
@@ -169,20 +156,24 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         """Read model_index.json, having checked all of the folder; diffusers calls this before it loads anything."""
         return checked_index(Path(folder))
 
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Find the parts; diffusers, which may have been called instead of this class, loads them next."""
+        loading_bar(shown=False)
+        return super().extract_init_dict(config_dict, **kwargs)
+
     def save_pretrained(self, folder: Path | str, **options: Any) -> None:
         """Write a folder that `from_pretrained` reads, and diffusers alone where it may run the folder's code."""
         super().save_pretrained(folder, **options)
         write_shims(Path(folder))
-        for part in CLASSES:
-            follow_umask(Path(folder) / part)
         follow_umask(Path(folder))
 
     def model_card(self, repo_id: str, *, report: dict[str, Any] | None = None, license: str | None = None) -> str:
         """Markdown of a card, with the figures of a report of `gpt-evaluate --json`."""
         config, model = self.config, self.transformer
         described = ModelDescription(
-            config.task, config.task in BUILT_IN, self.metric, self.layout, self.facts, type(model).__name__,
-            model.num_parameters(), model.config.prediction_type, type(self.scheduler).__name__,
+            config.task, str(config.task).partition("[")[0] in BUILT_IN, self.metric, self.layout, self.facts,
+            type(model).__name__, model.num_parameters(), model.config.prediction_type, type(self.scheduler).__name__,
             config.num_inference_steps,
         )  # fmt: skip
         return model_card(described, repo_id, report=report, license=license)
@@ -196,7 +187,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             repo_id: "org/name"; made where it does not exist.
             report: what `gpt-evaluate --json` wrote; goes into the card and beside the model.
             license: identifier for the card, "apache-2.0" say.
-            options: `private`, `revision`, `token`, `endpoint` of `g_pt.hub.upload.upload_model`.
+            options: `private`, `replace_card`, `revision`, `token`, `endpoint` of `g_pt.hub.upload.upload_model`.
 
         Raises:
             OSError: the Hub refused it or is out of reach.
@@ -255,6 +246,13 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         Warns:
             PromptRangeWarning: a prompt lies outside the metrics seen in training.
         """
+        own = self.serving(starting_params)
+        if own is not self:
+            return own(
+                starting_params, prompted_metric, starting_metric, num_inference_steps, generator, latents,
+                output_type=output_type, return_dict=return_dict, callback_on_step_end=callback_on_step_end,
+                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            )  # fmt: skip
         device, dtype = self._execution_device, self.transformer.dtype
         check_output_type(output_type)
         check_callback_tensors(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
@@ -264,7 +262,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
             starting_metric = self._starting_metric(params)
         starting_metric = metric_per_network("starting", starting_metric, self.metric, num, device)  # (B,)
         prompt = metric_per_network("prompted", prompted_metric, self.metric, num, device)  # (B,)
-        check_range(prompt, self.metric, self.facts.prompt_range)
+        check_range(prompt, self.metric, self.facts)
         num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         check_num_steps(self.scheduler, num_steps)
         generators = to_generator(generator, num)
@@ -288,7 +286,7 @@ class ParameterUpdatePipeline(DiffusionPipeline):
                 self.transformer, self.scheduler, condition, noise, num_steps, generator=generators, on_step=on_step
             )  # (B, P)
         updated = self.normalizer.unnormalize(x_0.float())  # (B, P)
-        if self.config.task in task_names():
+        if is_registered(self.config.task):
             updated = finish_updates(self.task, updated, params)
         if not updated.isfinite().all():
             raise ValueError(
@@ -324,13 +322,14 @@ class ParameterUpdatePipeline(DiffusionPipeline):
         Raises:
             ValueError: the module's tensors are others (the message names the first), or hold NaN or infinity.
         """
+        if (own := self.serving(module)) is not self:
+            return own.update_module(
+                module, prompted_metric, starting_metric, num_inference_steps=num_inference_steps, generator=generator,
+                in_place=in_place,
+            )  # fmt: skip
         start = module_params(module, self.layout)  # (P,)
         updated = self(
-            start,
-            prompted_metric,
-            starting_metric,
-            num_inference_steps=num_inference_steps,
-            generator=generator,
+            start, prompted_metric, starting_metric, num_inference_steps=num_inference_steps, generator=generator
         ).params[0]
         target = module if in_place else copy.deepcopy(module)
         write_module(target, updated, self.layout)

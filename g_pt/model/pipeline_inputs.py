@@ -17,6 +17,7 @@ from g_pt.model.sampling import Generators
 from g_pt.networks.metrics import Metric
 from g_pt.networks.modules import module_params
 from g_pt.networks.parameters import ParameterLayout
+from g_pt.networks.training_facts import TrainingFacts
 
 # a vector or several, a module, a state dict, or a list of them
 Starts = Tensor | np.ndarray[Any, Any] | nn.Module | Mapping[str, Tensor] | Sequence[Any]
@@ -130,16 +131,25 @@ def check_callback_tensors(names: Sequence[str], known: Sequence[str]) -> None:
         raise ValueError(f"callback_on_step_end_tensor_inputs must be of {list(known)}, got {unknown}")
 
 
-def check_range(prompt: Tensor, metric: Metric, known: tuple[float, float] | None) -> None:
+def check_range(prompt: Tensor, metric: Metric, facts: TrainingFacts) -> None:
     """Warn, two calls further up, of prompts (B,) outside the metrics seen in training."""
-    if known is None:
+    if facts.prompt_range is None:
         return
-    low, high = known
+    low, high = facts.prompt_range
     outside = prompt[(prompt < low) | (prompt > high)]
     if len(outside):
         warnings.warn(
             f"prompted {metric.name} {outside[0].item():.4g} lies outside the range seen in training, "
-            f"{low:.4g} to {high:.4g} {metric.unit}: the result need not follow the prompt",
+            f"{low:.4g} to {high:.4g} {metric.unit}{usual(facts)}: the result need not follow the prompt",
             PromptRangeWarning,
             stacklevel=4,  # this function, __call__, no_grad
         )
+
+
+def usual(facts: TrainingFacts) -> str:
+    """What trained networks of the size attain, in brackets."""
+    return (
+        ""
+        if facts.attainable_range is None
+        else f" (trained networks of this size attain {facts.attainable_range[0]:.4g})"
+    )

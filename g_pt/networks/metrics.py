@@ -13,11 +13,13 @@ from g_pt.files.schema import Between, OneLine, read_object
 
 Transform = Literal["identity", "log", "log1p"]
 
+LOWEST = 1e-6  # what smaller values are taken for where the model sees the logarithm
+
 # The reference embeds raw values; sinusoids of a raw loss resolve 2.3 and 2.2 better than 0.10 and 0.05,
 # although the second step is the longer way for an optimizer.
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda value: value,
-    "log": lambda value: value.clamp(min=1e-6).log(),
+    "log": lambda value: value.clamp(min=LOWEST).log(),
     "log1p": lambda value: value.clamp(min=0.0).log1p(),
 }
 INVERSES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -21,6 +21,7 @@ from g_pt.networks.parameters import ParameterLayout
 
 # entries of whole checkpoints that hold the network, as Lightning, timm, fairseq and most loops of one's own call them
 ENTRIES = ("state_dict", "model_state_dict", "model", "network", "net", "module", "params", "weights", "policy")
+DEPTH = 5  # of a state dict within a checkpoint
 COMPILED = "_orig_mod."
 PREFIXES = (COMPILED, "module.", "model.", "network.", "net.")  # of torch.compile, DataParallel, Lightning
 
@@ -54,6 +55,19 @@ def read_network(path: Path, layout: ParameterLayout) -> Tensor:
         if not dense[name].isfinite().all():
             raise ValueError(f"{path}: tensor {name!r} holds NaN or infinity; an update needs finite parameters")
     return layout.flatten(dense)
+
+
+def bare_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file under their own names, whatever wrapper's prefix all of them have.
+
+    For a first look at what network it is: nothing is warned of. Raises as `read_state_dict`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnwrappedWarning)
+        tensors = read_state_dict(path)
+    while prefix := next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return {name.replace(COMPILED, ""): tensor for name, tensor in tensors.items()}
 
 
 def fitting_names(tensors: dict[str, Tensor], layout: ParameterLayout) -> dict[str, Tensor]:
@@ -97,19 +111,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def find_tensors(content: Any, path: Path) -> dict[str, Tensor]:
+def find_tensors(content: Any, path: Path, depth: int = 0) -> dict[str, Tensor]:
     """The tensors of a state dict, or of the part of a checkpoint that is one."""
     if not isinstance(content, Mapping):
         raise ValueError(
             f"{path} must hold a state dict (names to tensors), as torch.save(module.state_dict(), ...), got a "
             f"{type(content).__name__}"
         )
+    part = next((e for e in ENTRIES if isinstance(content.get(e), Mapping) and content[e]), None)
+    if part is not None:  # a state dict has none; a checkpoint may hold tensors beside it
+        if depth == DEPTH:
+            raise ValueError(f"{path} must hold a state dict, got one that is nested in {DEPTH} others")
+        warnings.warn(f"took the network from the entry {part!r} of the file", UnwrappedWarning, stacklevel=4 + depth)
+        return find_tensors(content[part], path, depth + 1)
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if not any(tensor.dim() for tensor in tensors.values()):  # a checkpoint may hold a loss or a step as a tensor
-        part = next((e for e in ENTRIES if isinstance(content.get(e), Mapping) and content[e]), None)
-        if part is not None:
-            warnings.warn(f"took the network from the entry {part!r} of the file", UnwrappedWarning, stacklevel=4)
-            return find_tensors(content[part], path)
     if not tensors:
         raise ValueError(
             f"{path} must hold a state dict (names to tensors), as torch.save(module.state_dict(), ...), or one under "

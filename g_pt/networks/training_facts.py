@@ -7,8 +7,9 @@ K = prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -35,6 +36,7 @@ KINDS: dict[str, Any] = {
 
 Fact = TypeVar("Fact")
 Runs = Annotated[int, Between(1, MOST_RUNS)]
+Width = Annotated[int, Between(1, 1_000_000)]
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,51 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class AlignmentFacts:
-    """The last stage of the training, through the sampler and the metric; names as in its settings."""
+    """The last stage of the training, through the sampler and the metric; names as in its settings.
+
+    Attributes:
+        attainable_range: of the model: best mean metric of one update of fresh networks, and the mean before, raw.
+    """
 
     num_steps: Count
     gradient: Literal["exact", "evolution"]
     recursive_share: Annotated[float, Between(0, 1)] = 0.0
+    teacher_runs: Whole = 0
+    attainable_range: tuple[float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict, without what there was not."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items() if v not in (0, None)}
+
+
+@dataclass(frozen=True)
+class SizeFacts:
+    """What is known of the runs of one size of a family; names as in `TrainingFacts`.
+
+    Attributes:
+        hidden: widths of the hidden layers.
+    """
+
+    hidden: Annotated[tuple[Width, ...], Between(1, 64)]
+    prompt_range: tuple[float, float]
+    attainable_range: tuple[float, float]
+    trained_runs: TrainedRuns | None = None
+
+    @property
+    def log_width(self) -> float:
+        """Mean logarithm of the widths."""
+        return log_width(self.hidden)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict."""
+        runs = {} if self.trained_runs is None else {"trained_runs": self.trained_runs.to_json()}
+        ranges = {"prompt_range": list(self.prompt_range), "attainable_range": list(self.attainable_range)}
+        return {"hidden": list(self.hidden), **ranges, **runs}
+
+
+def log_width(hidden: Sequence[int]) -> float:
+    """Mean logarithm of some widths."""
+    return sum(map(math.log, hidden)) / len(hidden)
 
 
 @dataclass(frozen=True)
@@ -112,6 +154,10 @@ class TrainingFacts:
         dataset: the runs of the train split.
         alignment: the stage after denoising.
         source: where the numbers come from, if not from a dataset.
+        sizes: of a family, each size that was harvested; the ranges above are those of the default size.
+        width_range: of a family, the smallest and the largest hidden width that was trained on, harvested or not.
+        best_run: quality of the one training run of so many that is best on the validation split.
+        mean_answer: of what so many training runs predict on average.
     """
 
     prompt_range: tuple[float, float] | None = None
@@ -120,6 +166,10 @@ class TrainingFacts:
     dataset: DatasetFacts = field(default_factory=DatasetFacts)
     alignment: AlignmentFacts | None = None
     source: Annotated[str, Between(0, 1000)] | None = None
+    sizes: Annotated[tuple[SizeFacts, ...], Between(0, 10_000)] = ()
+    width_range: tuple[Width, Width] | None = None
+    best_run: TrainedRuns | None = None
+    mean_answer: TrainedRuns | None = None
 
     def __post_init__(self) -> None:
         if self.prompt_range is not None and self.prompt_range[0] > self.prompt_range[1]:
@@ -140,10 +190,16 @@ class TrainingFacts:
         entries = {
             "prompt_range": None if self.prompt_range is None else list(self.prompt_range),
             "attainable_range": None if self.attainable_range is None else list(self.attainable_range),
-            "trained_runs": None if self.trained_runs is None else self.trained_runs.to_json(),
+            **{
+                name: None if runs is None else runs.to_json()
+                for name in ("trained_runs", "best_run", "mean_answer")
+                for runs in [getattr(self, name)]
+            },
             "dataset": dataset or None,
-            "alignment": None if self.alignment is None else asdict(self.alignment),
+            "alignment": None if self.alignment is None else self.alignment.to_json(),
             "source": self.source,
+            "sizes": [size.to_json() for size in self.sizes] or None,
+            "width_range": None if self.width_range is None else list(self.width_range),
         }
         return {name: entry for name, entry in entries.items() if entry is not None}
 
@@ -153,22 +209,57 @@ class TrainingFacts:
         Raises:
             ValueError: the worse end of `attainable_range` comes first, or a metric on a log scale is negative.
         """
-        for name, ends in (("prompt_range", self.prompt_range), ("attainable_range", self.attainable_range)):
+        own = None if self.alignment is None else self.alignment.attainable_range
+        ranges = {"prompt_range": self.prompt_range, "attainable_range": self.attainable_range, "its own": own}
+        for name, ends in ranges.items():
             if ends is not None and metric.transform != "identity" and min(ends) < 0:
                 raise ValueError(f"{where}: {name} of the {metric.name} must not be negative, got {list(ends)}")
-        if self.attainable_range is not None and self.attainable_range != metric.best_first(*sorted(self.attainable())):
+        if self.attainable_range is not None and self.attainable_range != metric.best_first(
+            *sorted(self.attainable_range)
+        ):
             raise ValueError(
                 f"{where}: attainable_range must have the better end of the {metric.name} first, got "
                 f"{list(self.attainable_range)}"
             )
 
-    def attainable(self) -> tuple[float, float]:
+    def of_size(self, hidden: Sequence[int]) -> TrainingFacts:
+        """Facts of networks of one size: measured where it was harvested, elsewhere interpolated over mean log width.
+
+        Where no size with as many layers was harvested, those with the nearest number stand for it.
+
+        Raises:
+            ValueError: the model is of no family.
+        """
+        known("sizes", self.sizes or None)
+        rest = replace(self, sizes=(), width_range=None)
+        exact = next((size for size in self.sizes if size.hidden == tuple(hidden)), None)
+        if exact is not None:
+            seen, attainable = exact.prompt_range, exact.attainable_range
+            return replace(rest, prompt_range=seen, attainable_range=attainable, trained_runs=exact.trained_runs)
+        nearest = min((abs(len(size.hidden) - len(hidden)), len(size.hidden)) for size in self.sizes)[1]
+        alike = sorted((s for s in self.sizes if len(s.hidden) == nearest), key=lambda size: size.log_width)
+        places, place = [size.log_width for size in alike], log_width(hidden)
+        low, high, best, first = (
+            interpolated(place, places, list(values))
+            for values in zip(*((*size.prompt_range, *size.attainable_range) for size in alike), strict=True)
+        )
+        return replace(rest, prompt_range=(low, high), attainable_range=(best, first), trained_runs=None)
+
+    def attainable_of_runs(self) -> tuple[float, float]:
         """The runs' mean best metric and that of their inits, raw.
 
         Raises:
             ValueError: the model does not know it.
         """
         return known("attainable_range", self.attainable_range)
+
+    def attainable(self) -> tuple[float, float]:
+        """The same, from the model's own best metric on where that is better; raises as `attainable_of_runs` does."""
+        best, init = self.attainable_of_runs()
+        own = None if self.alignment is None else self.alignment.attainable_range
+        if own is None:
+            return best, init
+        return (min(best, own[0]), init) if best < init else (max(best, own[0]), init)
 
     def seen(self) -> tuple[float, float]:
         """Lowest and highest metric of any checkpoint, raw; raises as `attainable` does."""
@@ -183,6 +274,16 @@ class TrainingFacts:
     def prompts(self, num_prompts: int) -> Tensor:
         """Evenly spaced prompts over the attainable range, the best first: (K,), raw; raises as `attainable` does."""
         return torch.linspace(*self.attainable(), num_prompts)
+
+
+def interpolated(place: float, places: Sequence[float], values: Sequence[float]) -> float:
+    """Piecewise linear between rising places, constant beyond them."""
+    right = next((i for i, other in enumerate(places) if other >= place), len(places) - 1)
+    left = max(0, right - 1)
+    if place >= places[right] or left == right:
+        return values[right]
+    share = (place - places[left]) / (places[right] - places[left])
+    return values[left] + share * (values[right] - values[left])
 
 
 def known(name: str, value: Fact | None) -> Fact:

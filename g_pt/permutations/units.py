@@ -24,7 +24,7 @@ from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations.blocks import Blocks
 from g_pt.permutations.spec import PermutationSpec
 
-Tokenization = Literal["units", "slices", "chunks"]
+Tokenization = Literal["units", "slices", "chunks", "kinds"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def token_index(
     edges: dict[tuple[str, str], list[Tensor]] = {}
     blocks = permutations.blocks(layout)
     for name, index in layout.unflatten(torch.arange(layout.num_params, device="cpu")).items():
-        for groups, piece in pieces(index, blocks[name]):
+        for groups, piece, _ in pieces(index, blocks[name]):
             if tokenization == "slices" and len(groups) > 1:
                 groups, piece = groups[:1], piece.flatten(1)
             if len(groups) == 0:
@@ -94,18 +94,44 @@ def token_index(
     return TokenIndex(joined, chunks, {pair: torch.cat(p, dim=2) for pair, p in edges.items()})
 
 
-def pieces(index: Tensor, axes: tuple[Blocks, ...]) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """Cut a tensor where its axes change group: yields groups and entries (units of each group, ..., K)."""
+def labelled_pieces(
+    layout: ParameterLayout, permutations: PermutationSpec, chunk_size: int
+) -> Iterator[tuple[str, tuple[str, ...], Tensor]]:
+    """Kind, groups and entries (units of each group, ..., K) of all pieces; see `g_pt.permutations.plans` for kinds.
+
+    Raises:
+        ValueError: a tensor has three permutable axes.
+    """
+    blocks = permutations.blocks(layout)
+    for name, index in layout.unflatten(torch.arange(layout.num_params, device="cpu")).items():
+        for groups, piece, pattern in pieces(index, blocks[name]):
+            if len(groups) > 2:
+                raise ValueError(
+                    f"a tensor may have at most two permutable axes, {name!r} has {groups}; fix one of them in the spec"
+                )
+            kind = f"{name.rpartition('.')[2]}[{pattern}]"
+            chunks = piece.split(chunk_size) if not groups else (piece,)
+            for number, chunk in enumerate(chunks):
+                yield f"{kind}@{number}" if number else kind, groups, chunk if groups else chunk[None]
+
+
+def pieces(index: Tensor, axes: tuple[Blocks, ...]) -> Iterator[tuple[tuple[str, ...], Tensor, str]]:
+    """Cut a tensor where its axes change group: yields groups, entries (units of each group, ..., K), and its shape.
+
+    The shape is written with a star for each axis of units: "*,64", and "10,*x25" where a unit has 25 entries.
+    """
     starts = [list(accumulate((b.size for b in blocks), initial=0)) for blocks in axes]
     for choice in product(*(range(len(blocks)) for blocks in axes)):
-        part, shape, movable = index, [], []
+        part, shape, movable, words = index, [], [], []
         for axis, (which, blocks) in enumerate(zip(choice, axes, strict=True)):
             block = blocks[which]
             part = part.narrow(axis, starts[axis][which], block.size)
             shape += [block.units, block.inner]
             if block.group is not None:
                 movable.append(axis)
+            inner = "" if block.inner == 1 else f"x{block.inner}"
+            words.append(str(block.size) if block.group is None else f"*{inner}")
         others = [d for d in range(len(shape)) if d not in [2 * a for a in movable]]
         part = part.reshape(shape).permute([2 * a for a in movable] + others)
         groups = tuple(str(axes[a][choice[a]].group) for a in movable)
-        yield groups, part.reshape(*part.shape[: len(movable)], -1)
+        yield groups, part.reshape(*part.shape[: len(movable)], -1), ",".join(words)

@@ -87,10 +87,10 @@ def short_number(value: float) -> str:
 
 
 def plain_number(value: float) -> str:
-    """Digits of a tick, with k and M from 10,000 on."""
+    """Digits of a tick, with k and M from 1,000 on: one form for all ticks of an axis."""
     if value >= 1e6:
         return f"{value / 1e6:.10g} M"
-    return f"{value / 1e3:.10g} k" if value >= 1e4 else f"{value:,.10g}"
+    return f"{value / 1e3:.10g} k" if value >= 1e3 else f"{value:.10g}"
 
 
 def draw_course(axis: Any, xs: ArrayLike, ys: ArrayLike, style: str = "-", **options: Any) -> None:

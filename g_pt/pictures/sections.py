@@ -132,3 +132,29 @@ def save_paths(runs: Tensor, jumps: Tensor, explained: float, path: Path) -> Non
     axis.set_title(f"{len(runs)} runs from their starts; {100 * explained:.0f} % of their variance", fontsize=10)
     axis.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
+
+
+def save_sizes(sizes: Sequence[Mapping[str, Any]], path: Path, *, metric: Metric) -> None:
+    """One update's metric beside that of trained runs, and the alignment, over the mean width of hidden layers.
+
+    A colour for each number of layers; filled marks are sizes that were harvested, open ones that were not.
+    """
+    figure, (left, right) = new_figure(2)
+    for color, depth in zip(cycle(COLORS), sorted({len(size["hidden"]) for size in sizes}), strict=False):
+        alike = sorted((s for s in sizes if len(s["hidden"]) == depth), key=lambda s: float(np.prod(s["hidden"])))
+        widths = [float(np.prod(size["hidden"])) ** (1 / depth) for size in alike]
+        trained = [size[f"runs_test_{metric.name}"]["mean"] for size in alike]
+        left.plot(widths, trained, "--", color=color, lw=1, label=f"{depth} hidden: trained runs")
+        for axis, key, words in ((left, f"update_test_{metric.name}", "one update"), (right, "alignment", "")):
+            values = [size[key]["mean"] for size in alike]
+            axis.plot(widths, values, "-", color=color, lw=1.3, label=f"{depth} hidden: {words}" if words else None)
+            for width, value, size in zip(widths, values, alike, strict=True):
+                axis.plot(width, value, "o", color=color, mfc=color if size["harvested"] else "white", ms=5)
+    left.set(xlabel="geometric mean of the hidden widths", ylabel=f"{metric.label}, test split")
+    right.set(xlabel="geometric mean of the hidden widths (open: never harvested)", ylabel="prompt alignment")
+    for axis in (left, right):
+        plain_log(axis, "x")
+    if metric.transform == "log":
+        plain_log(left)
+    left.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)

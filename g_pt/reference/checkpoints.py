@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from g_pt.files.pickled import check_dense, read_pickled
@@ -75,6 +76,8 @@ def read_weights(path: Path, weights: Weights | None = None) -> tuple[dict[str, 
     tensors = without_prefixes(state)
     for name, tensor in tensors.items():
         check_dense(tensor, f"{path}: {name!r}")
+        if not tensor.is_floating_point() and tensor.dtype != torch.bool:
+            raise ValueError(f"{path}: {name!r} must hold floating-point numbers, got {tensor.dtype}")
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: {name!r} holds NaN or infinity: training diverged, or the file is damaged")
     return tensors, weights

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from g_pt.files.atomic import read_json
+from g_pt.files.atomic import read_json_object
 from g_pt.files.schema import Between, one_line, read_value
 from g_pt.files.yaml_files import read_yaml
 from g_pt.reference.weights import TensorFacts
@@ -97,9 +97,10 @@ def read_settings(path: Path) -> ReferenceSettings:
     Sections `transformer` and `dataset` and the top level are searched; everything else is training and logging.
 
     Raises:
-        ValueError: no such file, not valid YAML or JSON, or a value of another type.
+        OSError: there is no such file.
+        ValueError: not valid YAML or JSON, or a value of another type.
     """
-    values = read_json_mapping(path) if path.suffix == ".json" else read_yaml(path)
+    values = read_json_object(path, max_bytes=MAX_JSON_BYTES) if path.suffix == ".json" else read_yaml(path)
     dataset = section(values, "dataset", path)
     model = {**values, **section(values, "transformer", path)}
     try:
@@ -112,7 +113,7 @@ def read_settings(path: Path) -> ReferenceSettings:
             coefficient=1.0 if dataset.get("normalizer") == "none" else number(dataset.get("openai_coeff"), float),
             metric=metric_of(dataset),
             tensor_sizes=None if sizes is None else tuple(int(size) for size in sizes),
-            tensor_names=None if names is None else tuple(str(name) for name in names),
+            tensor_names=None if names is None else read_value(tuple[str, ...], names, "parameter_names"),
             dropouts={ours: float(model.get(theirs, common)) for ours, theirs in DROPOUTS.items()},
             stated={name: value for name, value in model.items() if isinstance(value, int | float)},
         )
@@ -120,16 +121,6 @@ def read_settings(path: Path) -> ReferenceSettings:
         raise ValueError(
             f"{path} has a value of another type or size than the reference's configuration: {one_line(str(error))}"
         ) from error
-
-
-def read_json_mapping(path: Path) -> Mapping[str, Any]:
-    """Read a JSON object; errors name the file."""
-    if not path.exists():
-        raise ValueError(f"there is no settings file {path}")
-    values = read_json(path, max_bytes=MAX_JSON_BYTES)
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} must hold settings as an object, got {type(values).__name__}")
-    return values
 
 
 def section(values: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:

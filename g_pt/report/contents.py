@@ -17,6 +17,7 @@ SECTIONS = {
     "novelty": "g_pt.report.novelty:measure_novelty",
     "start_use": "g_pt.report.start_use:measure_start_use",
     "landscape": "g_pt.report.landscape:measure_landscape",
+    "sizes": "g_pt.report.sizes:measure_sizes",
     "latent_walk": "g_pt.report.latent_walk:measure_latent_walk",
 }
 # those that say more where the training runs are at hand

@@ -51,6 +51,7 @@ class Measured:
     one_update: dict[str, Mean | float | None] = field(default_factory=dict)
     starting: dict[str, Mean | float | None] = field(default_factory=dict)
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    beside_runs: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "novelty" in self.sections:

@@ -17,6 +17,7 @@ from torch import Tensor
 from g_pt.evaluation.statistics import Interval, bootstrap_mean, prompt_alignment, rank_correlation, summary
 from g_pt.model.prompting import measure_updates, prompt_grid, update_networks
 from g_pt.networks.metrics import Metric
+from g_pt.report.beside_runs import beside_runs, comparison_note, quality_table
 from g_pt.report.section import Section, Subject, Table
 
 
@@ -93,6 +94,7 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
             one_update = {"prompt": prompts[best].item()}
             one_update |= {f"test_{m}": asdict(bootstrap_mean(values[:, best])) for m, values in achieved.items()}
             measurement = task.measurement(updated[:, best], "test")
+            beside = beside_runs(subject, updated[:, best])
     facts = {
         "model": subject.model,
         "task": task.name,
@@ -103,6 +105,7 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
         "seed": subject.seed,
         "trained_runs": trained.to_json(),
         **({"measurement": measurement} if measurement else {}),
+        "beside_runs": beside,
         "seconds": round(time.perf_counter() - started, 1),
         "prompt_alignment": {
             name: {**summary(curve.alignments), "range": [curve.prompts[0].item(), curve.prompts[-1].item()]}
@@ -117,7 +120,7 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
         name="prompting",
         title="Does it follow prompts?",
         facts=facts,
-        tables=(alignment_table(curves, facts), quality_table(facts)),
+        tables=(alignment_table(curves, facts), quality_table(facts, task)),
         notes=(
             "Alignment is R² against the identity line, for each network over all prompts: 1 is perfect, a constant "
             "answer has at most 0, and there is no lower bound. Rank correlation is Spearman's, 1 where a higher "
@@ -125,6 +128,7 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
             "Prompts mean the validation split, achieved metrics are those of the test split, so the gap between the "
             "splits counts against alignment.",
             *([measurement_note(measurement)] if measurement else []),
+            comparison_note(facts, task),
         ),
         figures={"prompting.png": partial(draw_prompt_curve, next(iter(curves.values())), facts, metric)},
     )
@@ -165,21 +169,6 @@ def alignment_table(curves: dict[str, PromptCurve], facts: dict[str, Any]) -> Ta
         f"{facts['num_inference_steps']} sampling steps, test split",
         ("range", "prompts", "alignment", "median, 5 % quantile of networks", "rank correlation"),
         tuple(rows),
-    )
-
-
-def quality_table(facts: dict[str, Any]) -> Table:
-    """Before, after one update, and the ends of training runs."""
-    before, after, trained = facts["starting"], facts["one_update"], facts["trained_runs"]
-    metrics = list(before)
-    return Table(
-        f"one update: {facts['networks']} unseen inits, test split",
-        ("networks", *(m.replace("_", " ") for m in metrics)),
-        (
-            ("before", *(str(Interval(**before[m])) for m in metrics)),
-            (f"one update, prompt {after['prompt']:.3g}", *(str(Interval(**after[m])) for m in metrics)),
-            ("trained runs, held out", *(f"{trained[m]['mean']:.4g}" if m in trained else "-" for m in metrics)),
-        ),
     )
 
 

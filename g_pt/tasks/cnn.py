@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from g_pt.networks.parameters import ParameterLayout
 from g_pt.permutations import PermutationSpec
 from g_pt.tasks.classification import ClassificationTask
 
-WIDTH_1, WIDTH_2, NUM_CLASSES = 16, 32, 10
+HIDDEN, NUM_CLASSES = (16, 32), 10
 
 # Evaluation takes this many networks (which share the patches) on this many images (whose activations stay in cache).
 EVALUATION_NETWORKS, EVALUATION_IMAGES = 64, 64
@@ -31,9 +31,14 @@ class CNNTask(ClassificationTask):
 
     input_shape: ClassVar[tuple[int, int, int]]  # channels, height, width
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the input and of both convolutions, and classes; members of a family have others."""
+        return (self.input_shape[0], *HIDDEN, NUM_CLASSES)
+
     def network(self) -> nn.Sequential:
         """A fresh CNN: 5,370 parameters for three channels, 5,082 for one."""
-        return cnn(self.input_shape[0])
+        return cnn(self.widths[0], self.widths[1:-1])
 
     @cached_property
     def permutations(self) -> PermutationSpec:
@@ -53,16 +58,17 @@ class CNNTask(ClassificationTask):
         return EVALUATION_NETWORKS, EVALUATION_IMAGES
 
 
-def cnn(num_channels: int) -> nn.Sequential:
+def cnn(num_channels: int, hidden: Sequence[int] = HIDDEN) -> nn.Sequential:
     """Convolutions C-16 (stride 2) and 16-32 without bias, ReLU after both, average pool, linear 32-10."""
+    width_1, width_2 = hidden
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=nn.Conv2d(num_channels, WIDTH_1, 3, stride=2, padding=1, bias=False),
+        conv1=nn.Conv2d(num_channels, width_1, 3, stride=2, padding=1, bias=False),
         relu1=nn.ReLU(),
-        conv2=nn.Conv2d(WIDTH_1, WIDTH_2, 3, padding=1, bias=False),
+        conv2=nn.Conv2d(width_1, width_2, 3, padding=1, bias=False),
         relu2=nn.ReLU(),
         pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
-        fc=nn.Linear(WIDTH_2, NUM_CLASSES),
+        fc=nn.Linear(width_2, NUM_CLASSES),
     )
     return nn.Sequential(layers)
 
@@ -113,10 +119,10 @@ class PooledFeatures(torch.autograd.Function):
         patches, grid = cut_patches(inputs.to(dtype))  # (N*P, F)
         weights1 = conv1.detach().flatten(2).to(dtype)  # (B, 16, F)
         weights2 = channels_last(conv2.detach().to(dtype))
-        pooled = torch.empty(len(conv1), len(inputs), WIDTH_2, dtype=conv1.dtype, device=conv1.device)
+        pooled = torch.empty(len(conv1), len(inputs), conv2.shape[1], dtype=conv1.dtype, device=conv1.device)
         kept = []
         for weight1, weight2, means in zip(weights1, weights2, pooled, strict=True):
-            hidden1 = (patches @ weight1.T).relu_().view(len(inputs), *grid, WIDTH_1).permute(0, 3, 1, 2)
+            hidden1 = (patches @ weight1.T).relu_().view(len(inputs), *grid, conv1.shape[1]).permute(0, 3, 1, 2)
             hidden2 = F.conv2d(hidden1, weight2, padding=1).relu_()  # (N, 32, H/2, W/2)
             means.copy_(hidden2.mean(dim=(2, 3)))
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
@@ -128,7 +134,8 @@ class PooledFeatures(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Gradients of both convolutions; images get none."""
         patches, weights2, *kept = ctx.saved_tensors
-        grad1 = grad.new_empty(len(grad), WIDTH_1, patches.shape[1])
+        width_1 = weights2.shape[2]
+        grad1 = grad.new_empty(len(grad), width_1, patches.shape[1])
         grad2 = grad.new_empty(weights2.shape)
         dtype, num_positions = patches.dtype, len(patches) // grad.shape[1]
         of_means = (grad / num_positions).to(dtype).contiguous()[..., None, None]  # (B, N, 32, 1, 1)
@@ -138,9 +145,9 @@ class PooledFeatures(torch.autograd.Function):
                 of_hidden2, hidden1, weights2[b], None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
             )
             grad2[b] = of_weight2
-            of_hidden1 = relu_backward(of_hidden1, hidden1).permute(0, 2, 3, 1).reshape(-1, WIDTH_1)  # (N*P, 16)
+            of_hidden1 = relu_backward(of_hidden1, hidden1).permute(0, 2, 3, 1).reshape(-1, width_1)  # (N*P, 16)
             grad1[b] = of_hidden1.T @ patches
-        return grad1.view(len(grad), WIDTH_1, -1, 3, 3), grad2, None, None
+        return grad1.view(len(grad), width_1, -1, 3, 3), grad2, None, None
 
 
 def cut_patches(images: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from typing import TYPE_CHECKING
 
 from g_pt.tasks.loading import absolute_target, make_task
 
 if TYPE_CHECKING:
     from g_pt.tasks.base import Task
+    from g_pt.tasks.family import TaskFamily
 
 # name -> "module:class", so that a task is imported only when it is asked for, and so that packages that
 # import g_pt can be listed here without being imported by it.
@@ -74,6 +76,8 @@ def get_task(name: str) -> Task:
             class is no complete task, or its `name` belongs to another task.
         FileNotFoundError: there is no such file.
     """
+    if "[" in name:
+        return family_member(name)
     if ":" not in name:
         return registered_task(name)
     target = absolute_target(name)
@@ -88,6 +92,8 @@ def registered_task(name: str) -> Task:
     Raises:
         ValueError: no task is registered under this name (the error lists what exists), or it has another `name`.
     """
+    if "[" in name and ":" not in name:
+        return family_member(name)
     target = _TASKS.get(name) or _REFERENCE_TASKS.get(name)
     if target is None:
         close = difflib.get_close_matches(name, _TASKS, n=1)
@@ -100,3 +106,47 @@ def registered_task(name: str) -> Task:
     if task.name != name:  # files keep the task's own name: it has to lead back here
         raise ValueError(f"{target} is registered as {name!r}, but its `name` is {task.name!r}: make them equal")
     return task
+
+
+def is_family(name: str | None) -> bool:
+    """Whether networks of many sizes are meant: `digits[64-*-10]`."""
+    return name is not None and "[" in name and "*" in name
+
+
+def is_registered(name: str | None) -> bool:
+    """Whether `registered_task`, or `get_family` for a family, finds the name."""
+    return name is not None and name.partition("[")[0] in _TASKS
+
+
+def get_family(name: str) -> TaskFamily:
+    """The family `base[64-*-10]` of tasks of many sizes; the base is named as for `get_task`.
+
+    Families are kept, so that the data and what is derived of networks are there once.
+
+    Raises:
+        ValueError: the name is none, or see `get_task` and `TaskFamily`.
+    """
+    base, bracket, sizes = name.partition("[")
+    if not bracket or not sizes.endswith("]"):
+        raise ValueError(f"a family of tasks is named like digits[64-*-10], got {name!r}")
+    task = get_task(base)
+    return make_family(_TASKS[task.name], sizes[:-1])
+
+
+@cache
+def make_family(target: str, sizes: str) -> TaskFamily:
+    """The one family of a class and sizes in this process."""
+    from g_pt.tasks.family import TaskFamily
+
+    return TaskFamily(make_task(target), sizes)
+
+
+def family_member(name: str) -> Task:
+    """The task `digits[64-24-10]`."""
+    if is_family(name):
+        raise ValueError(f"{name} are tasks of many sizes: name one of them, such as {name.replace('*', '16')}")
+    base, _, sizes = name.partition("[")
+    first, *hidden, last = sizes.removesuffix("]").split("-") if sizes.count("-") > 1 else ("", "", "")
+    if not all(width.isdecimal() for width in hidden):
+        raise ValueError(f"a task of a family is named like digits[64-24-10], got {name!r}")
+    return get_family(f"{base}[{first}-**-{last}]").member(tuple(map(int, hidden)))

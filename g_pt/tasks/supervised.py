@@ -130,12 +130,15 @@ class SupervisedTask(TrainableTask):
         inputs = train.inputs[examples]
         if generator is not None:
             inputs = self.augment(inputs, generator)
+        return self.losses(self.training_outputs(tensors, inputs), train.labels[examples])
+
+    def training_outputs(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """What `forward` gives in training mode; running statistics in `tensors` are updated in place."""
         self.template.train()
         try:
-            outputs = self.forward(tensors, inputs)
+            return self.forward(tensors, inputs)
         finally:
             self.template.eval()
-        return self.losses(outputs, train.labels[examples])
 
     def output_distance(self, params: Tensor, others: Tensor, examples: Tensor) -> Tensor:
         """Mean squared difference between the outputs of pairs of networks, differentiable in `params`.

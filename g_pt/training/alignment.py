@@ -10,6 +10,7 @@ B = networks, P = parameters per network.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -18,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.prompting import measure_updates, update_networks
 from g_pt.model.sampling import Condition, finish_updates, sample
 from g_pt.model.schedulers import default_scheduler, make_scheduler
 from g_pt.networks.training_facts import AlignmentFacts
@@ -26,12 +28,24 @@ from g_pt.tasks.base import Task
 from g_pt.training.config import AlignmentConfig, TrainConfig
 from g_pt.training.denoising import DenoisingLoss
 from g_pt.training.generalization import GeneralizationGap
-from g_pt.training.loop import join_processes, make_denoising_loss, make_probe, make_stage, train_stage
+from g_pt.training.loop import (
+    Loss,
+    SizesTraining,
+    join_processes,
+    make_denoising_loss,
+    make_probe,
+    make_stage,
+    save_whole,
+    train_stage,
+)
 from g_pt.training.metric_gap import has_exact_gradient, make_reached
-from g_pt.training.setup import ALIGNMENT_STREAM, GAP_STREAM, PairSource, process_share
+from g_pt.training.setup import ALIGNMENT_STREAM, GAP_STREAM, OWN_RANGE_STREAM, PairSource, process_share
+from g_pt.training.teacher import Teacher, teachable
 
 # Networks and training examples from which the gap between training and validation metric is estimated.
 GAP_NETWORKS, GAP_EXAMPLES = 512, 1024
+# On which it is seen how good updates get.
+RANGE_NETWORKS, RANGE_PROMPTS = 64, 9
 # How a start that is the model's own result is made.
 NUMBERS_OF_UPDATES, UPDATE_STEPS = (1, 2, 4), 2
 
@@ -43,6 +57,8 @@ def align(
     pairs: PairSource,
     *,
     held_out: PairSource | None = None,
+    sizes: SizesTraining | None = None,
+    run_ends: Tensor | None = None,
     accelerator: Accelerator | None = None,
     resume: bool = False,
 ) -> ParameterUpdatePipeline:
@@ -54,6 +70,8 @@ def align(
         pipeline: that `fit` returned; its weights are changed.
         pairs: gives the training pairs of any step, for starts and for the denoising loss.
         held_out: as for `fit`.
+        sizes: as for `fit`.
+        run_ends: last checkpoints of harvested runs (R, P), raw, where some are to teach (`alignment.teacher_runs`).
         accelerator: made from the configuration where it is not given; not that of `fit`, whose state would be saved in
             every checkpoint of this stage too.
         resume: continue from the newest checkpoint of this stage, if there is one.
@@ -76,28 +94,65 @@ def align(
     accelerator = accelerator or join_processes(settings)
     check_alignment(config, task, accelerator)
     pipeline.to(accelerator.device)
+    taught = options.teacher_runs > 0
     gradient: Literal["exact", "evolution"] = (
-        "exact" if has_exact_gradient(task, config.metric, options.gradient) else "evolution"
+        "exact" if taught or has_exact_gradient(task, config.metric, options.gradient) else "evolution"
     )
-    facts = replace(pipeline.facts, alignment=AlignmentFacts(options.num_steps, gradient, options.recursive_share))
+    stage_facts = AlignmentFacts(options.num_steps, gradient, options.recursive_share, options.teacher_runs)
+    facts = replace(pipeline.facts, alignment=stage_facts)
     pipeline.register_to_config(num_inference_steps=options.num_inference_steps, training=facts.to_json())
     # pairs and noise that the first stage has not seen
-    denoising = make_denoising_loss(config, task, pipeline, pairs, accelerator, config.optimizer.num_steps)
-    loss = AlignmentLoss(options, task, pipeline, denoising, accelerator, seed=config.seed)
     probe = make_probe(config, task, pipeline, held_out)
+    if sizes is None:
+        denoising = make_denoising_loss(config, task, pipeline, pairs, accelerator, config.optimizer.num_steps)
+        teacher = make_teacher(config, task, pipeline, run_ends) if taught else None
+        own = AlignmentLoss(options, task, pipeline, denoising, accelerator, seed=config.seed, teacher=teacher)
+        loss: Loss = own
+    else:
+        loss, probe = sizes.alignment(pipeline, accelerator), sizes.probe(pipeline, probe)
     stage = make_stage(settings, pipeline, "alignment")
     resume = resume and (settings.output / "train_config.json").is_file()
-    return train_stage(stage, pipeline, loss, probe, accelerator, resume=resume)
+    aligned = train_stage(stage, pipeline, loss, probe, accelerator, resume=resume)
+    if not taught or sizes is not None:
+        return aligned
+    ends = own_range(aligned, own.prompts_to_measure(), keyed_generator(config.seed, OWN_RANGE_STREAM))
+    facts = replace(facts, alignment=replace(stage_facts, attainable_range=ends))
+    aligned.register_to_config(training=facts.to_json())
+    if accelerator.is_main_process:
+        save_whole(aligned, config.pipeline_folder)
+    accelerator.wait_for_everyone()
+    return aligned
+
+
+def make_teacher(config: TrainConfig, task: Task, pipeline: ParameterUpdatePipeline, runs: Tensor | None) -> Teacher:
+    """The runs (R, P) as teacher of networks of the pipeline; raises as `check_alignment` does."""
+    if runs is None:
+        raise ValueError("alignment.teacher_runs needs the runs' last checkpoints: give align(..., run_ends=)")
+    return Teacher(
+        teachable(task, config.metric), pipeline.metric, pipeline.normalizer, config.alignment, runs, config.seed
+    )
+
+
+def own_range(pipeline: ParameterUpdatePipeline, prompts: Tensor, generator: torch.Generator) -> tuple[float, float]:
+    """What updates of fresh networks attain on the validation split, best of prompts (K,), and what the inits have."""
+    starts, name = pipeline.task.init(RANGE_NETWORKS, generator), pipeline.metric.name
+    updated = update_networks(pipeline, starts, prompts, generator=generator)
+    achieved = measure_updates(pipeline.task, updated, "validation")[name].mean(dim=0)  # (K,)
+    return pipeline.metric.best(achieved).item(), pipeline.task.evaluate(starts, "validation")[name].mean().item()
 
 
 def check_alignment(config: TrainConfig, task: Task, accelerator: Accelerator) -> None:
     """Refuse settings that cannot be aligned, before hours of the first stage.
 
     Raises:
-        ValueError: the prompted metric cannot be measured in training (see `has_exact_gradient`), or the batch is
-            larger than that of the first stage, or does not divide among the processes.
+        ValueError: the prompted metric cannot be measured in training (see `has_exact_gradient`), or runs cannot teach
+            (see `teachable`), or the batch is larger than that of the first stage, or does not divide among the
+            processes.
     """
-    has_exact_gradient(task, config.metric, config.alignment.gradient)
+    if config.alignment.teacher_runs:
+        teachable(task, config.metric)
+    else:
+        has_exact_gradient(task, config.metric, config.alignment.gradient)
     most, wanted = config.pairs.batch_size, config.alignment.batch_size
     if wanted > most:
         raise ValueError(f"alignment.batch_size must be at most pairs.batch_size = {most}, got {wanted}")
@@ -119,20 +174,29 @@ class AlignmentLoss:
         accelerator: Accelerator,
         *,
         seed: int,
+        gap: GeneralizationGap | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
-        """`denoising` gives the pairs too, whose earlier networks are starts."""
+        """`denoising` gives the pairs too, whose earlier networks are starts; without a teacher labels teach.
+
+        `gap` is measured where it is not given.
+        """
         self.options, self.task, self.pipeline, self.denoising, self.seed = options, task, pipeline, denoising, seed
         self.device = accelerator.device
         self.share = process_share(options.batch_size, accelerator)
         schedule = dict(pipeline.scheduler.config)
         self.scheduler = make_scheduler(default_scheduler(schedule["prediction_type"]), schedule)
-        self.reached = make_reached(task, pipeline.metric, pipeline.normalizer, options)
+        self.reached = teacher or make_reached(task, pipeline.metric, pipeline.normalizer, options)
         facts = pipeline.facts
-        low, high = self.transformed(facts.attainable())
+        low, high = self.transformed(facts.attainable_of_runs())
         margin = options.margin * (high - low)
         # where most prompts are drawn from, and where the others are, transformed
         self.ranges = ((low - margin, high + margin), self.transformed(facts.seen()))
-        self.gap = GeneralizationGap.none() if task.endless_data else self.measure_gap()
+        # beyond what the runs attained, where there is a teacher
+        self.beyond = (low - options.teacher_reach * (high - low), low) if teacher else None
+        fit = GeneralizationGap.along_training if teacher else GeneralizationGap.fit
+        known = GeneralizationGap.none() if task.endless_data and not teacher else gap
+        self.gap = known or self.measure_gap(fit)
 
     def __call__(self, model: nn.Module, step: int) -> Tensor:
         """The loss of a step: a scalar."""
@@ -161,10 +225,13 @@ class AlignmentLoss:
         """Fresh inits and harvested checkpoints of this process, (b, P), and their metrics, (b,); raw."""
         options = self.options
         num_checkpoints = round(options.checkpoint_share * options.batch_size)
-        fresh = self.task.init(options.batch_size - num_checkpoints, generator)
-        found = self.denoising.pairs(step, slice(0, num_checkpoints))
-        params = torch.cat([fresh, found.starting_params.to(fresh.device)])[self.share].to(self.device)
-        known = torch.cat([torch.full((len(fresh),), torch.nan), found.starting_metric.cpu()])[self.share]
+        params = self.task.init(options.batch_size - num_checkpoints, generator)
+        known = torch.full((len(params),), torch.nan)
+        if num_checkpoints:
+            found = self.denoising.pairs(step, slice(0, num_checkpoints))
+            params = torch.cat([params, found.starting_params.to(params.device)])
+            known = torch.cat([known, found.starting_metric.cpu()])
+        params, known = params[self.share].to(self.device), known[self.share]
         metric = known.to(self.device)
         is_fresh = metric.isnan()
         if is_fresh.any():
@@ -204,10 +271,22 @@ class AlignmentLoss:
         size = (self.options.batch_size,)
         near, far = (low + (high - low) * torch.rand(size, generator=generator) for low, high in self.ranges)
         anywhere = torch.rand(size, generator=generator) < self.options.full_range_share
-        return torch.where(anywhere, far, near)[self.share]
+        drawn = torch.where(anywhere, far, near)
+        if self.beyond:
+            low, high = self.beyond
+            is_beyond = torch.rand(size, generator=generator) < self.options.teacher_share
+            drawn = torch.where(is_beyond, low + (high - low) * torch.rand(size, generator=generator), drawn)
+        return drawn[self.share]
+
+    def prompts_to_measure(self) -> Tensor:
+        """Raw prompts around the runs' best and beyond it, as far as checkpoints got: (K,)."""
+        low, high = self.transformed(self.pipeline.facts.attainable_of_runs())
+        width = 0.1 * (high - low)
+        prompts = self.pipeline.metric.unembedded(torch.linspace(low - width, low + width, RANGE_PROMPTS))
+        return prompts.clamp(*self.pipeline.facts.seen())
 
     @torch.no_grad()
-    def measure_gap(self) -> GeneralizationGap:
+    def measure_gap(self, fit: Callable[[Tensor, Tensor], GeneralizationGap]) -> GeneralizationGap:
         """Which training metric goes with which validation metric, from harvested networks."""
         validation, training = [], []
         for step in range(-(-GAP_NETWORKS // self.denoising.size)):
@@ -215,7 +294,7 @@ class AlignmentLoss:
             generator = keyed_generator(self.seed, GAP_STREAM)  # the same examples for all
             validation.append(self.pipeline.metric.embedded(batch.future_metric))
             training.append(self.reached.measure(batch.future_params, GAP_EXAMPLES, generator))
-        return GeneralizationGap.fit(torch.cat(validation), torch.cat(training))
+        return fit(torch.cat(validation), torch.cat(training))
 
     def validation_metric(self, params: Tensor) -> Tensor:
         """Raw metric of raw parameters (b, P) in full precision, as the pipeline measures it: (b,)."""

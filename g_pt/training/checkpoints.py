@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from g_pt.files.atomic import fingerprint, named_disk_errors, read_json, write_json
+from g_pt.files.atomic import fingerprint, named_disk_errors, read_json, read_json_object, remove_leftovers, write_json
 from g_pt.files.folder_lock import folder_lock
 from g_pt.files.schema import brief
 from g_pt.hub.download import CARD_FILE, INDEX_FILE, REPORT_FILE
@@ -223,6 +223,7 @@ def training_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         if team.is_first:
             try:
                 stack.enter_context(folder_lock(folder, "training"))
+                remove_leftovers(folder)
             except (ValueError, OSError) as problem:
                 error = problem
         if (error := team.from_first(error)) is not None:
@@ -259,10 +260,10 @@ def check_replaceable(folder: Path) -> None:
 def is_pipeline(folder: Path) -> bool:
     """Whether the folder's index is that of one of our pipelines."""
     try:
-        index = read_json(folder / INDEX_FILE)
+        index = read_json_object(folder / INDEX_FILE)
     except (OSError, ValueError):
         return False
-    return isinstance(index, dict) and index.get("_class_name") in (PIPELINE_CLASS, [SHIM, PIPELINE_CLASS])
+    return index.get("_class_name") in (PIPELINE_CLASS, [SHIM, PIPELINE_CLASS])
 
 
 def is_of_pipeline(name: str) -> bool:
@@ -274,9 +275,11 @@ def is_of_pipeline(name: str) -> bool:
 
 
 def jsonable(value: Any) -> Any:
-    """Nested dicts with paths as strings."""
+    """Nested dicts with paths as strings, and lists, as a file has them."""
     if isinstance(value, dict):
         return {key: jsonable(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 

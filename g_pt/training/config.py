@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 StageName = Literal["diffusion", "alignment"]
+LARGEST = 1e30
+MOST_THREADS = 1024  # the library ends the process where it cannot make them
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def check_at_least(config: Any, **lowest: float) -> None:
-    """Refuse values below their lowest."""
+    """Refuse values below their lowest, and any that float32 has not."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not abs(value) <= LARGEST:  # NaN is not
+            raise ValueError(f"{name} must be a number of at most {LARGEST:g}, got {value}")
     for name, low in lowest.items():
         value = getattr(config, name)
         if value is not None and not value >= low:  # NaN is not
@@ -34,8 +39,9 @@ class ModelConfig:
     """Of the embedding of each scalar."""
     max_metric_frequency: float = 64.0
     """Highest frequency of the metrics' embeddings, per unit of the transformed metric."""
-    tokenization: Literal["units", "slices", "chunks"] = "units"
-    """units is equivariant to reorderings of units; slices and chunks are there to compare with."""
+    tokenization: Literal["units", "slices", "chunks", "kinds"] = "units"
+    """units and kinds are equivariant to reorderings of units, kinds shares its weights over layers and sizes, and is
+    what families take; slices and chunks are there to compare with."""
     edge_width: int = 32
     """Numbers kept for each pair of units between two permutable layers."""
     chunk_size: int = 256
@@ -46,6 +52,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, width=1, num_layers=1, num_heads=1, num_frequencies=1, edge_width=1, chunk_size=1)
+        check_at_least(self, mlp_ratio=1 / self.width, max_metric_frequency=1)
         if self.width % self.num_heads:
             raise ValueError(f"num_heads must divide width, got {self.num_heads} and {self.width}")
 
@@ -133,9 +140,15 @@ class OptimizerConfig:
     """Compute the activations of each layer anew in the backward pass: less memory, slower; see docs/training.md."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, num_steps=1, learning_rate=0, warmup_steps=0, weight_decay=0, cpu_threads=1)
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        check_at_least(
+            self, num_steps=1, learning_rate=0, warmup_steps=0, weight_decay=0, cpu_threads=1,
+            final_learning_rate=0, max_grad_norm=1e-30,
+        )  # fmt: skip
+        if self.cpu_threads is not None and self.cpu_threads > MOST_THREADS:
+            raise ValueError(f"cpu_threads must be at most {MOST_THREADS}, got {self.cpu_threads}")
+        for name in ("ema_decay", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -171,6 +184,20 @@ class AlignmentConfig:
     """Weight of the denoising loss, which keeps the samples near the runs."""
     num_inference_steps: int = 5
     """Default number of sampling steps of the aligned pipeline; few are enough, see docs/alignment.md."""
+    teacher_runs: int = 0
+    """Harvested runs whose mean answer the sampled networks learn to give; 0 for none: then they learn the labels."""
+    teacher_weight: float = 1.0
+    """Share of the mean answer in what is to be answered; the labels have the rest."""
+    teacher_noise: float = 0.3
+    """Standard deviation of noise on the training inputs that runs and networks answer."""
+    teacher_penalty: float = 0.05
+    """Weight, in units of the loss, of a network's squared length over that of the runs."""
+    teacher_examples: int = 16384
+    """Noised training inputs, drawn and answered by the runs once."""
+    teacher_share: float = 0.5
+    """Share of the prompts drawn from below the runs' mean best metric."""
+    teacher_reach: float = 0.1
+    """How far below those are, over the width of the attainable range in the transformed metric."""
     learning_rate: float = 3e-4
     """Peak learning rate."""
     ema_decay: float = 0.99
@@ -180,15 +207,46 @@ class AlignmentConfig:
         check_at_least(
             self, num_steps=0, batch_size=1, num_examples=1, max_sampling_steps=2,
             gradient_steps=1, margin=0, num_inference_steps=1, diffusion_weight=0, learning_rate=0, ema_decay=0,
-            evolution_pairs=1,
+            evolution_pairs=1, teacher_runs=0, teacher_noise=0, teacher_penalty=0, teacher_examples=1, teacher_reach=0,
         )  # fmt: skip
-        for name in ("checkpoint_share", "full_range_share", "recursive_share"):
+        for name in ("checkpoint_share", "full_range_share", "recursive_share", "teacher_weight", "teacher_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if self.ema_decay >= 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         if not self.evolution_noise > 0:
             raise ValueError(f"evolution_noise must be positive, got {self.evolution_noise}")
+
+
+@dataclass(frozen=True)
+class FamilyConfig:
+    """Sizes of the networks, where the task is a family such as digits[64-**-10]."""
+
+    start_from: str | None = None
+    """Begin with the weights of a trained model of one size: a folder or a bundled name."""
+    layer_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
+    """How often networks with one, two, three hidden layers are drawn, relative to each other; sizes of as many layers
+    are drawn alike."""
+    unseen_share: float = 0.5
+    """Share of the steps of the last stage that take sizes which were not harvested."""
+    width_range: tuple[int, int] = (6, 64)
+    """Widths of these with one hidden layer, drawn log-uniformly."""
+    deep_width_range: tuple[int, int] = (6, 32)
+    """Widths of these with more layers, whose cost grows with the product of neighbours."""
+    held_out: tuple[str, ...] = ()
+    """Sizes that are never drawn, such as 20 and 24,12: kept for evaluations."""
+    batch_cost: int = 40000
+    """Batches of large networks are smaller: products of neighbouring widths plus eight times the widths add up to at
+    most this many."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, batch_cost=1, unseen_share=0)
+        if self.unseen_share > 1 or min(self.layer_weights, default=0) < 0 or not sum(self.layer_weights):
+            raise ValueError("unseen_share must be at most 1, layer_weights not negative and some of them positive")
+        for name in ("width_range", "deep_width_range"):
+            low, high = getattr(self, name)
+            if not 1 <= low <= high:
+                raise ValueError(f"{name} must be two widths from 1, the smaller first, got {low} and {high}")
 
 
 @dataclass(frozen=True)
@@ -216,6 +274,9 @@ class ProgressConfig:
         check_at_least(
             self, evaluate_every=0, num_networks=1, num_prompts=2, save_every=0, keep_checkpoints=1, patience=0
         )
+        for name, most in (("num_networks", 1_000_000), ("num_prompts", 10_000)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:,}, got {getattr(self, name)}")
         if (self.patience or self.choose == "best") and not self.evaluate_every:
             raise ValueError("evaluate_every must be at least 1 to choose the best weights or to stop early, got 0")
         if unknown := [name for name in self.trackers if name not in TRACKERS]:
@@ -243,6 +304,7 @@ class TrainConfig:
     pairs: PairConfig = field(default_factory=PairConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    family: FamilyConfig = field(default_factory=FamilyConfig)
     progress: ProgressConfig = field(default_factory=ProgressConfig)
     dataset: Path = Path("runs/digits/checkpoints")
     """Checkpoint dataset; harvested first where it does not exist or is unfinished."""

@@ -49,6 +49,26 @@ class GeneralizationGap:
             raise ValueError(f"networks with at least two different metrics are needed, all {len(order)} have the same")
         return cls(knots[distinct], values[distinct])
 
+    @classmethod
+    def along_training(cls, validation: Tensor, training: Tensor, num_knots: int = 8) -> GeneralizationGap:
+        """Average networks (M,) in groups of equal width along a training metric that says more than validation does.
+
+        Runs end within a few percent of each other there, where their validation metrics scatter: groups along these
+        would make the map level, and nothing would be asked of a prompt beyond the runs.
+
+        Raises:
+            ValueError: all networks lie in one group.
+        """
+        edges = torch.linspace(training.min().item(), training.max().item(), num_knots + 1, device=training.device)
+        group = torch.bucketize(training, edges[1:-1])
+        kept = [group == k for k in group.unique()]
+        knots = torch.stack([validation[g].mean() for g in kept])  # (K,)
+        values = torch.stack([training[g].mean() for g in kept])  # (K,)
+        rising = knots > torch.cat([knots[:1] - 1, knots.cummax(0).values[:-1]])
+        if rising.sum() < 2:
+            raise ValueError(f"networks of at least two different metrics are needed, all {len(group)} are alike")
+        return cls(knots[rising], values[rising])
+
     def __call__(self, validation: Tensor) -> Tensor:
         """The training metric expected at a validation metric, any shape."""
         knots, values = self.validation.to(validation.device), self.training.to(validation.device)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -21,10 +21,13 @@ from g_pt.files.atomic import atomic_folder, named_disk_errors
 from g_pt.hub.download import CARD_FILE
 from g_pt.model.normalization import ParameterNormalizer
 from g_pt.model.pipeline import ParameterUpdatePipeline
+from g_pt.model.transformer import ParameterTransformer
 from g_pt.networks.training_facts import TrainingFacts
 from g_pt.runtime.processes import Team
 from g_pt.runtime.seeds import keyed_generator, seeded_global_generator
+from g_pt.tasks import is_family
 from g_pt.tasks.base import Task
+from g_pt.tasks.family import TaskFamily
 from g_pt.training.accelerators import is_sharded, make_accelerator, prepared, use_cpu_threads
 from g_pt.training.checkpoints import (
     Saved,
@@ -59,6 +62,28 @@ from g_pt.training.trackers import Trackers
 Loss = Callable[[nn.Module, int], Tensor]
 
 
+class SizesTraining(Protocol):
+    """What a training of a family has of its own: see `g_pt.training.families`."""
+
+    family: TaskFamily
+
+    def load_weights(self, model: ParameterTransformer) -> None:
+        """Begin with weights that are there."""
+        ...
+
+    def denoising(self, pipeline: ParameterUpdatePipeline, accelerator: Accelerator, first_step: int = 0) -> Loss:
+        """The loss of the first stage."""
+        ...
+
+    def alignment(self, pipeline: ParameterUpdatePipeline, accelerator: Accelerator) -> Loss:
+        """The loss of the second stage."""
+        ...
+
+    def probe(self, pipeline: ParameterUpdatePipeline, probe: PromptProbe) -> PromptProbe:
+        """The evaluation of several sizes around that of the default one."""
+        ...
+
+
 def fit(
     config: TrainConfig,
     task: Task,
@@ -67,6 +92,7 @@ def fit(
     training_facts: TrainingFacts,
     *,
     held_out: PairSource | None = None,
+    sizes: SizesTraining | None = None,
     accelerator: Accelerator | None = None,
     resume: bool = False,
 ) -> ParameterUpdatePipeline:
@@ -79,6 +105,7 @@ def fit(
         normalizer: fitted to the training runs.
         training_facts: saved with the pipeline.
         held_out: gives pairs of runs that are not learned from, for a loss that shows memorisation.
+        sizes: of a family, of which the task, pairs and held-out pairs are those of the default size.
         accelerator: made from the configuration where it is not given.
         resume: continue from the newest checkpoint in the output folder.
 
@@ -88,10 +115,15 @@ def fit(
     accelerator = accelerator or join_processes(config)
     process_share(config.pairs.batch_size, accelerator)  # refused before anything is made
     num_times = config.diffusion.num_train_timesteps
-    model = make_model(task, config.metric, config.model, num_train_timesteps=num_times, seed=config.seed)
-    pipeline = make_pipeline(task, model, normalizer.to(accelerator.device), config.diffusion, training_facts)
+    kinds, name = (sizes.family.kinds(), sizes.family.name) if sizes else (None, None)
+    model = make_model(task, config.metric, config.model, num_train_timesteps=num_times, seed=config.seed, kinds=kinds)
+    pipeline = make_pipeline(task, model, normalizer.to(accelerator.device), config.diffusion, training_facts, name)
     probe = make_probe(config, task, pipeline, held_out)
-    loss = make_denoising_loss(config, task, pipeline, pairs, accelerator)
+    if sizes is None:
+        loss: Loss = make_denoising_loss(config, task, pipeline, pairs, accelerator)
+    else:
+        sizes.load_weights(model)
+        loss, probe = sizes.denoising(pipeline, accelerator), sizes.probe(pipeline, probe)
     return train_stage(make_stage(config, pipeline, "diffusion"), pipeline, loss, probe, accelerator, resume=resume)
 
 
@@ -144,6 +176,8 @@ def stage_settings(config: TrainConfig, name: StageName) -> dict[str, Any]:
     settings = jsonable(asdict(config))
     if name == "diffusion":
         del settings["alignment"]  # it may change once the first stage is done
+    if not is_family(config.task):
+        del settings["family"]  # so that runs of earlier versions can be resumed
     found: dict[str, Any] = settings
     return found
 

@@ -51,27 +51,32 @@ class ExactlyReached:
         self, task: TrainableTask, metric: Metric, normalizer: ParameterNormalizer, options: AlignmentConfig
     ) -> None:
         self.task, self.metric, self.normalizer, self.options = task, metric, normalizer, options
+        self.num_examples = task.num_examples
 
     def squared_gap(self, x_0: Tensor, wanted: Tensor, generator: torch.Generator, share: slice) -> Tensor:
         """See `Reached.squared_gap`."""
-        examples = torch.randint(self.task.num_examples, (self.options.num_examples,), generator=generator)
+        examples = torch.randint(self.num_examples, (self.options.num_examples,), generator=generator)
         reached = self.training_metric(self.normalizer.unnormalize(x_0), examples.to(x_0.device))  # (b,)
         return (reached - wanted).square().mean()
 
     @torch.no_grad()
     def measure(self, params: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
         """See `Reached.measure`; all networks on the same examples, none of them twice."""
-        examples = torch.randperm(self.task.num_examples, generator=generator)[:num_samples].to(params.device)
+        examples = torch.randperm(self.num_examples, generator=generator)[:num_samples].to(params.device)
         return torch.cat([self.training_metric(part, examples) for part in params.split(MEASURED_AT_ONCE)])
 
     def training_metric(self, params: Tensor, examples: Tensor) -> Tensor:
         """Transformed metric of raw parameters (B, P) on training examples: (B,), with its gradient."""
+        return self.metric.embedded(self.task.training_losses(self.trained_tensors(params), examples))
+
+    def trained_tensors(self, params: Tensor) -> dict[str, Tensor]:
+        """Tensors of raw parameters (B, P), of which those that training moves let their gradient through."""
         tensors = {}
         for name, tensor in self.task.layout.unflatten(params).items():
             # copies, as running statistics are updated in place; PyTorch gives them no gradient
             part = tensor if name in self.task.trained_names else tensor.detach()
             tensors[name] = part.clone(memory_format=torch.contiguous_format)
-        return self.metric.embedded(self.task.training_losses(tensors, examples))
+        return tensors
 
 
 class ReachedBySampling:

@@ -45,8 +45,8 @@ def summarize(evaluation: dict[str, Any], metric: str, num_networks: int, num_ru
         warnings.warn(
             f"the model answers every prompt nearly alike: networks reach a {metric} of {achieved[0]:.4g} to "
             f"{achieved[1]:.4g} where {prompts[0]:.4g} to {prompts[1]:.4g} was prompted; learn from more runs than "
-            f"{num_runs} (hundreds are few), take more steps (--optimizer.num-steps), or a second stage "
-            "(--alignment.num-steps)",
+            f"{num_runs} (hundreds are few), or take more steps of the first stage (--optimizer.num-steps), which "
+            "teaches what a prompt is, before a second one (--alignment.num-steps)",
             UnheededPromptsWarning,
             stacklevel=2,
         )

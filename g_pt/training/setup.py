@@ -22,21 +22,29 @@ from g_pt.tasks.supervised import SupervisedTask
 from g_pt.training.config import DiffusionConfig, ModelConfig, OptimizerConfig, PairConfig
 
 # keep what is drawn for different ends from (seed, step) apart
-NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM, GAP_STREAM, GLOBAL_STREAM = (
-    range(1, 8)
-)
+(
+    NOISE_STREAM, BEHAVIOUR_STREAM, PERMUTATION_STREAM, HELD_OUT_STREAM, ALIGNMENT_STREAM, GAP_STREAM, GLOBAL_STREAM,
+    TEACHER_STREAM, OWN_RANGE_STREAM, SIZE_STREAM,
+) = range(1, 11)  # fmt: skip
 
 # (step, this process's share of the global batch) -> pairs on the CPU
 PairSource = Callable[[int, slice], CheckpointPairs]
 
 
 def make_model(
-    task: Task, metric: str, options: ModelConfig, *, num_train_timesteps: int, seed: int
+    task: Task,
+    metric: str,
+    options: ModelConfig,
+    *,
+    num_train_timesteps: int,
+    seed: int,
+    kinds: dict[str, int] | None = None,
 ) -> ParameterTransformer:
-    """The untrained model, prompted by a metric of the task.
+    """The untrained model, prompted by a metric of the task; for networks of any size that have the given kinds.
 
     The same seed gives the same weights, and no global generator moves.
     """
+    options = options if kinds is None else replace(options, tokenization="kinds")
     permutations = task.permutations.to_json()  # not below: where they are derived only now, a task may draw for it
     with seeded_global_generator(seed):
         return ParameterTransformer(
@@ -44,6 +52,7 @@ def make_model(
             permutations=permutations,
             metric=task.metric(metric).to_json(),
             num_train_timesteps=num_train_timesteps,
+            kinds=kinds,
             **asdict(options),
         )
 
@@ -106,15 +115,19 @@ def make_pipeline(
     normalizer: ParameterNormalizer,
     options: DiffusionConfig,
     facts: TrainingFacts,
+    name: str | None = None,
 ) -> ParameterUpdatePipeline:
-    """The pipeline that is saved, around the model in training; it keeps the task's name, not the file of its class."""
+    """The pipeline that is saved, around the model in training; it keeps the task's name, not the file of its class.
+
+    `name` is that of a family where the task is one of its members.
+    """
     prediction_type = model.config.prediction_type
     schedule = noise_schedule(options.num_train_timesteps, options.beta_start, options.beta_end, prediction_type)
     return ParameterUpdatePipeline(
         transformer=model,
         normalizer=normalizer,
         scheduler=make_scheduler(default_scheduler(prediction_type), schedule),
-        task=task.name,
+        task=name or task.name,
         num_inference_steps=options.num_inference_steps,
         training=facts,
     )

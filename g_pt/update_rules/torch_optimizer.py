@@ -248,7 +248,7 @@ def best_prompt(pipeline: ParameterUpdatePipeline) -> float:
     """
     if pipeline.facts.attainable_range is None:
         raise ValueError("give prompted_metric=: this pipeline does not say what its training runs attained")
-    return pipeline.facts.attainable_range[0]
+    return pipeline.facts.attainable()[0]
 
 
 def random_states(module: nn.Module) -> dict[torch.device, Tensor]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from dataset_fixtures import LAYOUT, METRICS, synthetic_header, write_synthetic
+from tiny_training import tiny_harvest
 
 import checkpoints_dataset.facts as facts_module
 from checkpoints_dataset.facts import fit_normalizer, training_facts, unmoved_metrics
 from checkpoints_dataset.format import StoreError
 from checkpoints_dataset.store import CheckpointStore
 from checkpoints_dataset.writer import DatasetWriter
+from g_pt.networks.training_facts import TrainedRuns
+from g_pt.tasks import get_task
 
 
 class SumTask:
@@ -45,6 +48,7 @@ def test_facts_of_a_metric_to_minimise(store):
     assert facts.prompt_range == (1.0, 39.0)
     assert facts.attainable_range == pytest.approx([(35 * 1 + 37) / 36, (35 * 3 + 39) / 36])
     assert facts.to_json()["trained_runs"] == {"num_runs": 2, "test_loss": {"mean": 12.0}}
+    assert facts.best_run == TrainedRuns({"test_loss": 0.0}, 36), "the run whose last loss is the lowest, measured"
     assert facts.to_json()["dataset"] == {"num_runs": 36, "num_checkpoints": 108, "source": {"kind": "synthetic"}}
 
 
@@ -52,6 +56,26 @@ def test_facts_of_a_metric_to_maximise(store):
     facts = training_facts(store, SumTask(), "return")
     assert facts.prompt_range == (-43.0, 7.0)
     assert facts.attainable_range == pytest.approx([(35 * 7 - 41) / 36, (35 * -5 - 41) / 36])
+
+
+def test_runs_of_classifiers_are_measured_alone_and_together():
+    store, task = CheckpointStore(tiny_harvest()), get_task("digits")
+    facts, test = training_facts(store, task, "loss"), task.splits["test"]
+    ends = store.params(store.final_rows("train"))
+    answers = task.forward(task.layout.unflatten(ends), test.inputs).softmax(dim=1)  # (R, C, N)
+    together = answers.mean(dim=0)
+    wrong = 100 * (together.argmax(dim=0) != test.labels).float().mean().item()
+    loss = -together.gather(0, test.labels[None]).log().mean().item()
+    assert facts.mean_answer.num_runs == facts.best_run.num_runs == 36
+    assert facts.mean_answer.means["test_loss"] == pytest.approx(loss, rel=1e-4)
+    assert facts.mean_answer.means["test_error"] == pytest.approx(wrong, abs=0.01)
+    best = store.metrics["loss"][store.final_rows("train")].argmin()
+    assert facts.best_run.means["test_loss"] == pytest.approx(task.evaluate(ends[best : best + 1])["loss"].item())
+    held_out = store.params(store.final_rows("test"))
+    answers = task.forward(task.layout.unflatten(held_out), test.inputs).argmax(dim=1)
+    assert facts.trained_runs.means["test_disagreement"] == pytest.approx(
+        100 * (answers[0] != answers[1]).float().mean().item(), abs=1e-3
+    )
 
 
 def train_params(params: torch.Tensor) -> torch.Tensor:

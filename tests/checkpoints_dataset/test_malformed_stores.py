@@ -222,3 +222,11 @@ def test_a_run_in_two_shards_is_refused(tmp_path):
         (tmp_path / f"shard-00001{suffix}").write_bytes(content)
     with pytest.raises(StoreError, match="a run in two of its shards"):
         CheckpointStore(tmp_path)
+
+
+def test_a_loss_of_0_is_said_where_its_logarithm_is_shown(tmp_path):
+    write_synthetic(tmp_path)
+    edit(tmp_path / "dataset.json", lambda header: header["metrics"]["loss"].update(transform="log"))
+    replace_file(tmp_path, ".arrow", column("loss", but_first(0.0)))
+    with pytest.warns(UserWarning, match=r"models see the log of 'loss', and values below 1e-06 as that"):
+        CheckpointStore(tmp_path)

@@ -1,7 +1,9 @@
 import tempfile
 import warnings
 
+import numpy as np
 import pytest
+import torch
 
 from g_pt.command_line.terminal import UsageError, exit_on_error, show_warnings
 
@@ -38,6 +40,13 @@ def test_without_a_place_for_the_traceback_the_line_says_how_to_see_it(capsys, t
     with pytest.raises(SystemExit), exit_on_error("gpt-test"):
         _ = {}["a"]
     assert capsys.readouterr().err.endswith("G_PT_TRACEBACK=1 shows the traceback\n")
+
+
+@pytest.mark.parametrize("make", [lambda: torch.empty(2**50), lambda: np.empty(2**50)])
+def test_too_little_memory_is_no_unexpected_error(capsys, make):
+    with pytest.raises(SystemExit), exit_on_error("gpt-test"):
+        make()
+    assert capsys.readouterr().err.startswith("gpt-test: there is not enough memory for it, ask for less: ")
 
 
 def test_debugging_keeps_every_traceback(monkeypatch):

@@ -14,6 +14,7 @@ from g_pt.commands import evaluate, harvest, sample, train
 
 ROOT = Path(__file__).parents[2]
 ONE_STEP = ["--prompt-loss", "0.3", "--num-inference-steps", "1"]
+SMALL_REPORT = ["--networks", "2", "--prompts", "2", "--num-inference-steps", "1", "--sections", "prompting"]
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,25 @@ def test_home_is_expanded_where_the_shell_did_not(tmp_path, monkeypatch, capsys)
     assert (tmp_path / "mine.safetensors").is_file()
     _, error = ended(sample.main, [*ONE_STEP, "--model", "~/absent/model"], capsys)
     assert f"{tmp_path}/absent/model" in error
+
+
+@pytest.mark.slow  # libraries look for their folders when they are imported: new processes
+@pytest.mark.parametrize("home", [None, "/proc/1"])
+def test_no_home_folder_is_needed_for_what_is_bundled(tmp_path, home):
+    left_out = ("HOME", "HF_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "G_PT_CACHE")
+    given = {k: v for k, v in os.environ.items() if k not in left_out} | ({} if home is None else {"HOME": home})
+    program = f"from g_pt.commands import evaluate, sample; sample.main({ONE_STEP}); evaluate.main({SMALL_REPORT})"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=given | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "updated.safetensors").is_file()
+    assert (tmp_path / "evaluation" / "report.md").is_file()
 
 
 def test_json_has_no_nan():

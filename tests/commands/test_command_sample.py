@@ -147,3 +147,23 @@ def test_stdout_is_clean_in_a_pipe() -> None:
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(run.stdout)["metric"] == "loss"
     assert "%|" not in run.stderr, "no progress bars in a pipe"
+
+
+def test_networks_of_other_widths_take_the_model_for_any_size(capsys: pytest.CaptureFixture[str]) -> None:
+    result = sample(capsys, "--prompt-loss", "0.1", "--hidden", "48")
+    assert (result["model"], result["task"]) == ("digits-any-size-loss", "digits[64-48-10]")
+    assert result["samples"][0]["achieved"]["loss"] < 0.25
+    assert load_file("updated.safetensors")["fc1.weight"].shape == (48, 64)
+    own = get_task("digits[64-20-10]").network().state_dict()
+    save_file(own, "own.safetensors")
+    result = sample(capsys, "--prompt-loss", "0.3", "--start", "own.safetensors")
+    assert result["task"] == "digits[64-20-10]"
+    assert result["samples"][0]["achieved"]["loss"] < 0.6
+    assert sample(capsys, "--prompt-loss", "0.3")["model"] == "digits-loss"
+    for flags, words in (
+        (["--hidden", "24,12"], "1 hidden layers"),
+        (["--hidden", "48", "--start", "own.safetensors"], "leave it out"),
+        (["--hidden", "48", "--model", "digits-loss"], "needs a model of networks of many sizes"),
+        (["--hidden", "wide"], "must be like 16"),
+    ):
+        assert words in refused(capsys, "--prompt-loss", "0.3", *flags)

@@ -117,6 +117,7 @@ def test_words_of_a_model_are_words_in_its_card_and_pictures(random_pipeline, tm
         {"prompt_alignment": {"attainable": {"mean": "good"}}},
         {"prompt_alignment": {"attainable": {}}},
         {"prompt_alignment": {}, "one_update": [1]},
+        {"prompt_alignment": {}, "beside_runs": {"one update": {"loss": "low"}}},
         {"prompt_alignment": {}, "sections": {"novelty": {"rows": {}}}},
         {"prompt_alignment": {}, "sections": {"novelty": {"rows": 3, "training_runs": 5}}},
         [1],

@@ -136,6 +136,21 @@ def a_wide_row(table: Any) -> Any:
     return table.set_column(table.column_names.index("params"), "params", wide)
 
 
+def a_long_page(folder: Path) -> None:
+    """A page of parameters that claims more bytes than the file's metadata say; one may claim 2 GB."""
+    import pyarrow.parquet as pq
+
+    path = folder / "train" / "shard-00000.parquet"
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    data = bytearray(path.read_bytes())
+    at = group.column(group.num_columns - 1).data_page_offset
+    assert data[at : at + 3] == b"\x15\x00\x15"  # a data page; then its size, of two bytes
+    assert data[at + 3] >= 128 > data[at + 4]
+    data[at + 3 : at + 5] = b"\xfe\x7f"
+    path.write_bytes(data)
+    edit(folder / "shard-00000.json", lambda m: m["files"]["train/shard-00000.parquet"].update(fingerprint(path)))
+
+
 RUNS = [{"run": 0, "first_row": 0, "num_checkpoints": 10**15, "metadata": {}}]
 DATASETS: dict[str, tuple[Callable[[Path], object], str]] = {
     "header {}": (lambda f: (f / "dataset.json").write_text("{}"), "dataset.json"),
@@ -165,6 +180,7 @@ DATASETS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "16 million equal rows": (many_rows, "would unpack"),
     "rows of a million numbers": (parquet(a_wide_row), "params"),
+    "a page that claims more": (a_long_page, "claim"),
     "a hole": (parquet(a_hole), "has empty cells"),
     "a file that is a folder": (lambda f: swap(f / "dataset.json", Path.mkdir), "dataset.json"),
     "a manifest that is a pipe": (lambda f: swap(f / "shard-00000.json", os.mkfifo), "a pipe"),

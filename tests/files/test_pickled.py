@@ -13,14 +13,15 @@ from g_pt.files.pickled import check_dense, read_pickled, write_pickled
 
 
 @pytest.fixture(autouse=True)
-def limits():
+def limits(monkeypatch):
+    monkeypatch.setattr(pickled, "MAX_PICKLE_BYTES", 1_500_000)  # in a quarter of the time
     with limited():
         yield
 
 
 def deflated(path: Path) -> None:
-    """Half a megabyte that would unpack to 500 MB."""
-    torch.save({"a": torch.zeros(125_000_000)}, path)
+    """50 kilobytes that would unpack to 50 MB."""
+    torch.save({"a": torch.zeros(12_500_000)}, path)
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(path.with_suffix(".z"), "w", zipfile.ZIP_DEFLATED) as other:
         for part in archive.infolist():
             other.writestr(part.filename, archive.read(part))
@@ -30,9 +31,14 @@ def deflated(path: Path) -> None:
 def one_buffer(path: Path, zipped: bool) -> None:
     """A hundred bytes that ask for 3 GB by a number."""
     pickle = b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x6f\x85R."
-    if not zipped:
+    if zipped:
+        archived(path, pickle)
+    else:
         path.write_bytes(pickle)
-        return
+
+
+def archived(path: Path, pickle: bytes) -> None:
+    """An archive of torch.save with another pickle."""
     torch.save({}, path)
     with zipfile.ZipFile(path) as archive:
         parts = {part.filename: archive.read(part) for part in archive.infolist()}
@@ -46,11 +52,20 @@ def many_lists(path: Path) -> None:
     path.write_bytes(b"\x80\x02" + b"]" * 30_000_000 + b".")
 
 
+def copies(path: Path, function: bytes, made: bytes) -> None:
+    """Six bytes for each copy of megabytes, or for each count of the letters of one."""
+    archived(path, b"\x80\x02c" + function + b"\nq\x00" + made + b"q\x01" + b"h\x00h\x01\x85R" * 80_000 + b".")
+
+
+TEXT = b"X" + (10**6).to_bytes(4, "little") + b"a" * 10**6
 HOSTILE = {
+    "a text counted again and again": (lambda p: copies(p, b"collections\nCounter", TEXT), "more memory than"),
+    "copied lists": (lambda p: copies(p, b"torch\nSize", b"(" + b"N" * 10**6 + b"t"), "more memory than"),
+    "encoded texts": (lambda p: copies(p, b"_codecs\nencode", TEXT), "more memory than"),
     "deflated": (deflated, "compressed inside"),
-    "a buffer of 2 GB": (lambda p: one_buffer(p, True), "bytearray"),
-    "a buffer of 2 GB, before 1.6": (lambda p: one_buffer(p, False), "bytearray"),
-    "30 million lists": (many_lists, "before 1.6"),
+    "a buffer of 2 GB": (lambda p: one_buffer(p, True), "more memory than"),
+    "a buffer of 2 GB, before 1.6": (lambda p: one_buffer(p, False), "more memory than"),
+    "30 million lists": (many_lists, "more than 1,500,000 bytes besides the tensors"),
     "half an archive": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(1000)), "damaged"),
     "a folder": (lambda p: p.mkdir(), "a folder"),
     "a pipe": (os.mkfifo, "a pipe"),
@@ -78,11 +93,16 @@ def test_a_pickle_of_many_numbers_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_both_formats_of_torch_are_read(tmp_path, zipped):
-    torch.save({"a": torch.arange(5.0), "n": 3}, tmp_path / "n.pt", _use_new_zipfile_serialization=zipped)
+def test_both_formats_of_torch_are_read_also_where_they_are_large(tmp_path, zipped):
+    network = torch.nn.Linear(5, 3)
+    content = {"a": torch.arange(2e6), "n": 3, "model": network.state_dict(), "p": network.weight}
+    content["optimizer"] = torch.optim.Adam(network.parameters()).state_dict()
+    torch.save(content, tmp_path / "n.pt", _use_new_zipfile_serialization=zipped)
     found = read_pickled(tmp_path / "n.pt")
-    assert torch.equal(found["a"], torch.arange(5.0))
-    assert found["n"] == 3
+    assert torch.equal(found["a"], torch.arange(2e6))
+    assert torch.equal(found["model"]["weight"], network.weight)
+    assert torch.equal(found["p"], network.weight)
+    assert (found["n"], found["optimizer"]) == (3, content["optimizer"])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
 from checkpoints_dataset.config import HarvestConfig
 from checkpoints_dataset.facts import fit_normalizer, training_facts
@@ -90,7 +91,13 @@ def train(
 
 
 def train_aligned(
-    config: TrainConfig, store: CheckpointStore, base: Path, *, resume: bool = False, stop_at: int | None = None
+    config: TrainConfig,
+    store: CheckpointStore,
+    base: Path,
+    *,
+    resume: bool = False,
+    stop_at: int | None = None,
+    run_ends: Tensor | None = None,
 ) -> ParameterUpdatePipeline:
     """The second stage from a saved pipeline on; `stop_at` as for `train`."""
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -104,7 +111,7 @@ def train_aligned(
     pipeline = ParameterUpdatePipeline.from_pretrained(base)
     pipeline.set_progress_bar_config(disable=True)
     with without_pictures():
-        return align(config, get_task("digits"), pipeline, pairs, resume=resume)  # type: ignore[arg-type]
+        return align(config, get_task("digits"), pipeline, pairs, run_ends=run_ends, resume=resume)  # type: ignore[arg-type]
 
 
 def without_pictures() -> AbstractContextManager[object]:

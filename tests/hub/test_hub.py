@@ -1,5 +1,7 @@
 import socket
+import threading
 import time
+from contextlib import suppress
 
 import huggingface_hub
 import pytest
@@ -145,7 +147,7 @@ def test_a_repository_of_something_else_is_one_sentence(local_hub, tmp_path):
 @pytest.mark.parametrize("name", ["nothing", "a/b/c", "./runs/none", "/runs/none"])
 def test_what_is_neither_folder_nor_model_nor_repository_is_refused_without_asking(local_hub, tmp_path, name):
     message = refused(local_hub, tmp_path, name=name)
-    assert f"'{name}' is neither an existing folder, nor a bundled model" in message
+    assert f"there is no folder {name}; bundled models are" in message
     assert local_hub.requests == []
 
 
@@ -165,7 +167,7 @@ def test_bundled_models_are_found_by_name(random_pipeline, tmp_path, monkeypatch
     (tmp_path / "unfinished").mkdir()
     assert bundled_models() == ["digits-loss"]
     assert resolve_model("digits-loss") == tmp_path / "digits-loss"
-    with pytest.raises(OSError, match=r"bundled model \(digits-loss\)"):
+    with pytest.raises(OSError, match="bundled models are digits-loss,"):
         resolve_model("unfinished")
 
 
@@ -186,6 +188,32 @@ def test_a_hub_that_accepts_and_stays_silent_is_one_sentence(monkeypatch, tmp_pa
         started = time.perf_counter()
         with pytest.raises(OSError, match=r"it did not answer within 1 s|out of reach"):
             resolve_model("org/silent")
+        assert time.perf_counter() - started < 30
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"])
+def test_a_hub_that_drips_is_left(begin, monkeypatch, tmp_path):
+    """A byte comes well within the time limit of a read, of the head of an answer or of its body."""
+
+    def drip(server: socket.socket) -> None:
+        with suppress(OSError):  # closed at the end
+            while True:
+                connection = server.accept()[0]
+                with connection, suppress(OSError):
+                    connection.recv(10_000)
+                    connection.sendall(begin)
+                    while True:
+                        connection.sendall(b"a")
+                        time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: drip(server), daemon=True).start()
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("g_pt.hub.download.READ_SECONDS", 0.5)
+        started = time.perf_counter()
+        with pytest.raises(OSError, match=r"it did not answer within 0.5 s|out of reach"):
+            resolve_model("org/drips")
         assert time.perf_counter() - started < 30
 
 

@@ -62,6 +62,28 @@ def test_a_round_trip_is_exact(hub, random_pipeline):
     assert {k: random_pipeline.config[k] for k in settings} == {k: loaded.config[k] for k in settings}
 
 
+def test_a_card_of_somebody_elses_stays_unless_it_is_asked_for(hub, tiny_pipeline, capsys, subtests):
+    tiny_pipeline.push_to_hub(REPO)
+    ours = hub.repos[REPO]["README.md"]
+    for name, theirs in {
+        "changed": ours.replace(b"A G.pt", b"My G.pt"),
+        "of their own": b"# Mine\n",
+        "no text": b"\xff",
+    }.items():
+        with subtests.test(name):
+            hub.repos[REPO] = {"README.md": theirs}
+            with pytest.warns(UserWarning, match=r"the card of org/name .* stays, and ours is README\.g-pt\.md"):
+                tiny_pipeline.push_to_hub(REPO)
+            assert hub.repos[REPO]["README.md"] == theirs
+            assert hub.repos[REPO]["README.g-pt.md"] == ours
+            tiny_pipeline.push_to_hub(REPO, replace_card=True)
+            assert hub.repos[REPO]["README.md"] == ours
+    hub.repos[REPO] = {"README.md": ours.replace(b"\n", b"\r\n")}
+    tiny_pipeline.push_to_hub(REPO, license="mit")
+    assert set(hub.repos[REPO]) > {"README.md"}
+    assert b"license: mit" in hub.repos[REPO]["README.md"]
+
+
 def without_path(config) -> dict:
     return {key: value for key, value in config.items() if key not in ("_name_or_path", "_use_default_values")}
 
@@ -105,6 +127,8 @@ except ValueError as error:
     assert "trust_remote_code" in str(error), error
 assert "g_pt" not in sys.modules
 pipeline = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)
+from diffusers.utils import logging
+assert logging._tqdm_active  # hidden only for the parts of this pipeline
 assert type(pipeline).__name__ == "ParameterUpdatePipeline"
 print(float(sum(p.double().sum() for p in pipeline.transformer.parameters())))
 """
@@ -112,6 +136,7 @@ print(float(sum(p.double().sum() for p in pipeline.transformer.parameters())))
         [sys.executable, "-c", program], env=environment(hub, tmp_path), capture_output=True, text=True, timeout=200
     )
     assert run.returncode == 0, run.stderr
+    assert "Loading pipeline components" not in run.stderr
     wanted = sum(p.double().sum() for p in random_pipeline.transformer.parameters())
     assert float(run.stdout) == pytest.approx(float(wanted), rel=1e-12)
 
@@ -196,7 +221,7 @@ def test_the_command_takes_the_report_beside_the_model(hub, random_pipeline, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing", REPO], "'nothing' is neither an existing folder"),
+        (["nothing", REPO], "there is no folder nothing"),
         (["digits-loss", "name"], "the repository must be named org/name, got 'name'"),
         (["digits-loss", REPO, "--report", "none.json"], "none.json"),
     ],

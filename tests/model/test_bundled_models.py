@@ -8,6 +8,7 @@ from g_pt.hub.download import BUNDLED, bundled_models
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.report.prompting import measure_prompting
 from g_pt.report.section import Subject
+from g_pt.report.sizes import measure_size
 
 FOUR_MEGABYTES = 4 * 1024 * 1024
 
@@ -17,7 +18,7 @@ def size(folder: Path) -> int:
 
 
 def test_the_models_that_are_bundled() -> None:
-    assert bundled_models() == ["cartpole-return", "digits-error", "digits-loss"]
+    assert bundled_models() == ["cartpole-return", "digits-any-size-loss", "digits-error", "digits-loss"]
 
 
 @pytest.mark.parametrize("name", bundled_models())
@@ -43,6 +44,15 @@ def test_the_digits_model_keeps_its_quality() -> None:
     assert facts["one_update"]["test_error"]["mean"] <= 5.0
     assert facts["one_update"]["test_loss"]["mean"] <= 0.18
     assert facts["prompt_alignment"]["attainable"]["mean"] >= 0.95
+
+
+def test_the_model_for_any_size_serves_widths_that_it_never_saw() -> None:
+    pipeline = ParameterUpdatePipeline.from_pretrained("digits-any-size-loss")
+    subject = Subject(pipeline, "digits-any-size-loss", num_networks=32, num_prompts=6)
+    for width in (20, 64):
+        found = measure_size(subject, (width,))
+        assert found["update"]["loss"].mean() <= 1.15 * found["runs"]["loss"].mean()
+        assert found["alignment"].mean() >= 0.97
 
 
 def test_one_update_balances_the_pole_in_gymnasium() -> None:

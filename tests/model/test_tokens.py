@@ -3,6 +3,7 @@ import torch
 from builders import layout_and_permutations, randomise
 
 from g_pt.model.tokens import ParameterTokens
+from g_pt.permutations.plans import plan_by_group
 from g_pt.permutations.units import token_index
 
 
@@ -13,7 +14,7 @@ def parts():
 
 @pytest.fixture
 def tokens(parts):
-    return randomise(ParameterTokens(token_index(*parts), width=16, edge_width=8).double())
+    return randomise(ParameterTokens(plan_by_group(token_index(*parts)), width=16, edge_width=8).double())
 
 
 def random_vectors(layout, generator, num=4):
@@ -37,7 +38,8 @@ def test_encode_equals_the_linear_layer_written_out(parts, tokens, generator):
 def test_decode_puts_every_number_where_encode_took_it(parts, tokens, generator):
     # with decoders that invert encoders the round trip is the identity
     x, other = random_vectors(parts[0], generator)
-    for encoder, decoder, (_, k) in zip(tokens.encoders, tokens.decoders, tokens.shapes, strict=True):
+    for encoder, decoder, part in zip(tokens.encoders, tokens.decoders, tokens.plan.parts, strict=True):
+        k = part.shape[1]
         with torch.no_grad():
             encoder.weight.zero_()[:k, :k] = torch.eye(k)
             decoder.weight.copy_(torch.eye(k, 16))
@@ -49,7 +51,9 @@ def test_decode_puts_every_number_where_encode_took_it(parts, tokens, generator)
 
 def test_decode_puts_edges_back_into_their_tensor(generator):
     layout, permutations = layout_and_permutations((5, 7, 6, 3))
-    tokens = randomise(ParameterTokens(token_index(layout, permutations), width=8, edge_width=4).double())
+    tokens = randomise(
+        ParameterTokens(plan_by_group(token_index(layout, permutations)), width=8, edge_width=4).double()
+    )
     encoded, edges = tokens.encode(*random_vectors(layout, generator))
     assert [part.shape for part in edges] == [(4, 6, 7, 4)]
     weight = layout.unflatten(tokens.decode(encoded, edges))["fc2.weight"]
@@ -60,7 +64,9 @@ def test_decode_puts_edges_back_into_their_tensor(generator):
 @pytest.mark.parametrize("widths", [(5, 7, 3), (5, 7, 6, 3)])
 def test_reordered_units_are_reordered_tokens_and_edges(widths, generator):
     layout, permutations = layout_and_permutations(widths)
-    tokens = randomise(ParameterTokens(token_index(layout, permutations), width=16, edge_width=8).double())
+    tokens = randomise(
+        ParameterTokens(plan_by_group(token_index(layout, permutations)), width=16, edge_width=8).double()
+    )
     x_t, x_start = random_vectors(layout, generator)
     drawn = permutations.draw(layout, 4, generator)
     permuted, permuted_edges = tokens.encode(*(permutations.permute(x, layout, drawn) for x in (x_t, x_start)))
@@ -78,7 +84,7 @@ def test_reordered_units_are_reordered_tokens_and_edges(widths, generator):
 @pytest.mark.parametrize("widths", [(5, 7, 3), (5, 7, 6, 3)])
 def test_the_decoder_starts_at_zero(widths):
     layout, permutations = layout_and_permutations(widths)
-    tokens = ParameterTokens(token_index(layout, permutations), width=16, edge_width=8)
+    tokens = ParameterTokens(plan_by_group(token_index(layout, permutations)), width=16, edge_width=8)
     assert torch.equal(
         tokens.decode(*tokens.encode(*torch.randn(2, 2, layout.num_params))), torch.zeros(2, layout.num_params)
     )

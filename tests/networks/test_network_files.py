@@ -112,6 +112,7 @@ WRAPPED: dict[str, tuple[dict[str, object], str]] = {
     "both": ({"state_dict": renamed("_orig_mod.module.")}, "'state_dict'.*'_orig_mod.'.*'module.'"),
     "a compiled part": ({n.replace("fc1.", "fc1._orig_mod."): t for n, t in STATE.items()}, "'_orig_mod.'"),
     "two levels": ({"model": {"state_dict": STATE}}, "'model'.*'state_dict'"),
+    "tensors beside a network": ({"model": STATE, "class_weights": torch.ones(3)}, "from the entry 'model'"),
     "numbers beside tensors": ({**STATE, "epoch": 3, "name": "mine"}, "left out.*'epoch', 'name'"),
     "counters beside tensors": ({**STATE, "bn.num_batches_tracked": torch.tensor(3)}, ""),
 }
@@ -141,7 +142,10 @@ def test_a_network_whose_own_names_begin_so_keeps_them(tmp_path: Path) -> None:
     assert read_network(tmp_path / "n.safetensors", layout).tolist() == [1, 2]
 
 
+ENDLESS: dict[str, object] = {}
+ENDLESS["model"] = ENDLESS
 BROKEN: dict[str, tuple[object, str]] = {
+    "a checkpoint that holds itself": (ENDLESS, "nested in 5 others"),
     "names that are numbers": ({0: torch.zeros(3), 1: torch.zeros(2)}, "must name its tensors by strings"),
     "mixed names": ({**STATE, 7: torch.zeros(3)}, "must name its tensors by strings"),
     "whole numbers": ({n: t.long() for n, t in STATE.items()}, r"'fc1\.weight' must hold floating-point numbers, got"),

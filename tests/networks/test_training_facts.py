@@ -14,6 +14,7 @@ ENTRIES = {
     "alignment": {"num_steps": 20, "gradient": "exact", "recursive_share": 0.25},
     "source": "measured",
 }
+TAUGHT = {"num_steps": 20, "gradient": "exact", "teacher_runs": 7, "attainable_range": [0.08, 2.2]}
 LOSS, RETURN = Metric("loss", "nats", transform="log"), Metric("return", "return", minimize=False)
 
 
@@ -40,6 +41,19 @@ def test_what_is_not_known_is_not_written_and_what_is_new_is_left_out():
 
 def test_prompts_go_from_the_best_metric_to_that_of_an_init():
     assert torch.equal(TrainingFacts.from_json(ENTRIES).prompts(3), torch.tensor([0.1, 1.175, 2.25]))
+
+
+def test_prompts_begin_at_the_models_own_best_where_that_is_better_than_the_runs():
+    entries = ENTRIES | {"alignment": TAUGHT, "mean_answer": {"num_runs": 4, "test_loss": {"mean": 0.2}}}
+    facts = TrainingFacts.from_json(entries)
+    assert facts.to_json() == entries
+    assert (facts.attainable(), facts.attainable_of_runs()) == ((0.08, 2.25), (0.1, 2.25))
+    worse = TrainingFacts.from_json(entries | {"alignment": TAUGHT | {"attainable_range": [0.12, 2.2]}})
+    assert worse.attainable() == (0.1, 2.25)
+    returns = {"attainable_range": [90.0, 10.0], "alignment": TAUGHT | {"attainable_range": [95.0, 11.0]}}
+    assert TrainingFacts.from_json(returns).attainable() == (95.0, 10.0)
+    with pytest.raises(ValueError, match="its own of the loss must not be negative"):
+        TrainingFacts.from_json({"alignment": TAUGHT | {"attainable_range": [-1.0, 2.0]}}).check_metric(LOSS)
 
 
 @pytest.mark.parametrize(("ask", "name"), [("attainable", "attainable_range"), ("seen", "prompt_range")])

@@ -203,7 +203,8 @@ def test_settings_of_which_no_model_could_be_made_leave_nothing(checkpoint, tmp_
     ("old", "new"),
     [("n_head: 2", "n_head: .inf"), ("n_head: 2", "n_head: [1]"), ("max_freq_log2: 5", "max_freq_log2: 1e38"),
      ("openai_coeff: 2.5", "openai_coeff: 1e-320"), ("predict_xstart: true", "predict_xstart: 7"),
-     ("dropout_prob: 0.1", "dropout_prob: .nan"), ("n_head: 2", "n_head: 2, parameter_sizes: [.inf]")],
+     ("dropout_prob: 0.1", "dropout_prob: .nan"), ("n_head: 2", "n_head: 2, parameter_sizes: [.inf]"),
+     ("n_head: 2", "n_head: 2, parameter_names: {a: 1}")],
 )  # fmt: skip
 def test_a_configuration_with_impossible_values_is_one_sentence(tmp_path, old, new):
     assert old in YAML
@@ -231,6 +232,14 @@ def test_tensors_of_shapes_that_no_model_has_are_one_sentence(checkpoint, tmp_pa
     with pytest.raises(ValueError, match=r"G\.pt of the reference|lack|must") as error:
         import_model(checkpoint, HEADS)
     assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_are_no_weights(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    content["G_ema"] = {name: tensor.long() for name, tensor in content["G_ema"].items()}
+    torch.save(content, checkpoint)
+    with pytest.raises(ValueError, match=r"must hold floating-point numbers, got torch\.int64"):
+        import_model(checkpoint, HEADS)
 
 
 def test_an_import_that_was_killed_leaves_nothing_in_the_way(checkpoint, tmp_path, monkeypatch):

@@ -2,12 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
+from builders import build_pipeline
 from report_subjects import Bowl, halfway, noisy, perfect, reference_runs, stubborn, subject
 
+from g_pt.networks.training_facts import TrainedRuns
 from g_pt.report.contents import SECTIONS, load_section
 from g_pt.report.document import report_json, write_document
 from g_pt.report.inits import measure_inits
@@ -17,7 +20,7 @@ from g_pt.report.optimizers import Trial, follow_rates, measure_optimizers, meas
 from g_pt.report.prompting import measure_prompting
 from g_pt.report.recursion import measure_recursion
 from g_pt.report.samples import measure_samples
-from g_pt.report.section import Section, Table
+from g_pt.report.section import Section, Subject, Table
 from g_pt.update_rules.gradient import SGDRule
 
 
@@ -56,6 +59,28 @@ def test_prompting_reports_every_network() -> None:
     assert section.facts["rank_correlation"]["full"]["mean"] == pytest.approx(1)
     assert len(section.facts["curve"]["full"]["alignment_per_network"]) == 12
     assert "12 unseen inits" in section.tables[0].title
+
+
+def test_one_update_is_compared_with_runs_and_with_what_they_answer_together(digits) -> None:
+    runs = TrainedRuns({"test_loss": 9.0, "test_error": 1.0, "test_ece": 5.0}, 30)
+    pipeline = build_pipeline(digits)
+    facts = replace(pipeline.facts, trained_runs=runs, best_run=replace(runs, num_runs=40), mean_answer=None)
+    pipeline.register_to_config(training=facts.to_json())
+    section = measure_prompting(Subject(pipeline, "untrained", num_networks=3, num_prompts=2))
+    rows = section.facts["beside_runs"]
+    starts = digits.init(3, torch.Generator().manual_seed(0))  # the untrained model leaves them as they are
+    together = digits.forward(digits.layout.unflatten(starts), digits.splits["test"].inputs).softmax(dim=1).mean(dim=0)
+    labels = digits.splits["test"].labels
+    assert rows["one update"]["loss"] == pytest.approx(digits.evaluate(starts)["loss"].mean().item(), rel=1e-5)
+    loss = -together.gather(0, labels[None]).log().mean().item()
+    assert rows["the mean answer of 3 updates"]["loss"] == pytest.approx(loss, rel=1e-5)
+    note = section.notes[-1]
+    assert "better than a run, mean of 30 held out (9), the best run of 40 (9)" in note.split("error")[0]
+    assert "not better than a run, mean of 30 held out (1)" in note.split("error")[1]
+    assert "the mean answer" not in note
+    cells = {row[0]: row for row in section.tables[1].rows}
+    assert cells["the best run of 40"] == ("the best run of 40", "9", "1", "5", "-")
+    assert "[" in cells["before"][1]
 
 
 def test_the_best_prompt_is_that_of_the_best_metric_and_is_sampled_once() -> None:

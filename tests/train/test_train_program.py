@@ -105,6 +105,7 @@ def test_a_second_stage_follows_the_first_and_resumes_after_a_kill(settings: Pat
     folder = settings.parent
     short = ("--config", settings, "--optimizer.num-steps", 20, "--progress.evaluate-every", 0)
     aligned = ("--alignment.num-steps", 14, "--alignment.batch-size", 4, "--alignment.num-examples", 32)
+    aligned += ("--alignment.teacher-runs", 5, "--alignment.teacher-examples", 100)
     killed = (*short, *aligned, "--output", folder / "killed")
     death = Death("g_pt.training.checkpoints:TrainingCheckpoints.save", 3)  # two of the first stage, one of the second
     assert run_program(MAIN, killed, death=death) == [-signal.SIGKILL]
@@ -138,6 +139,9 @@ WRONG = {
     ("--config", "absent.yaml"): "there is no settings file absent.yaml",
     ("--task", "digitz"): "Did you mean 'digits'",
     ("--metric", "accuracy"): "it has ['error', 'loss']",
+    ("--model.num-layers", "1000000000"): "model.num_layers must be 1 to 10000, got 1000000000",
+    ("--model.width", "1000000", "--model.edge-width", "8"): "a model of 4 layers of width 1,000,000 would take about",
+    ("--pairs.batch-size", "1000000000"): "a batch of 1,000,000,000 pairs would take about",
 }
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -32,13 +33,23 @@ SENSELESS = [
     (AlignmentConfig, "ema_decay", 1.0),
     (AlignmentConfig, "diffusion_weight", float("nan")),
     (ProgressConfig, "num_prompts", 1),
+    (ProgressConfig, "num_prompts", 10**9),
+    (OptimizerConfig, "learning_rate", float("inf")),
+    (OptimizerConfig, "weight_decay", 1e300),
+    (OptimizerConfig, "max_grad_norm", -1.0),
+    (OptimizerConfig, "beta2", 2.0),
+    (OptimizerConfig, "cpu_threads", 10**9),
+    (ModelConfig, "mlp_ratio", -4.0),
+    (ModelConfig, "max_metric_frequency", float("inf")),
+    (DiffusionConfig, "behavioural_weight", float("inf")),
+    (AlignmentConfig, "margin", 1e300),
     (ProgressConfig, "keep_checkpoints", 0),
 ]
 
 
 def test_a_setting_that_makes_no_sense_is_refused_by_name(subtests):
     for section, setting, value in SENSELESS:
-        message = f"{setting} must .*, got {value}"
+        message = f"{setting} must .*, got {re.escape(str(value))}"
         with subtests.test(f"{setting} = {value}"), pytest.raises(ValueError, match=message):
             section(**{setting: value})
 

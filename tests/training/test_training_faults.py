@@ -56,8 +56,12 @@ def test_a_kill_during_or_right_after_the_harvest_is_resumed(settings: Path, whe
     out = settings.parent / "out"
     assert run_program(MAIN, ["--config", settings], death=Death(when)) == [-signal.SIGKILL]
     assert [path.name for path in out.iterdir()] == ["train_config.json"]
+    left, mine = out / ".curve.png.g-pt-999999999-0123abcd.tmp", out / "mine.tmp"  # a kill while that was written
+    for file in (left, mine):
+        file.write_text("half")
     done = run("--config", settings, "--resume")
     assert done.returncode == 0, done.stderr
+    assert (left.exists(), mine.exists()) == (False, True)
     assert "data" in json.loads((out / "train_config.json").read_text())
     assert (out / "pipeline" / "model_index.json").is_file()
     again = run("--config", settings, "--resume", "--seed", 5)

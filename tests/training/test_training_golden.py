@@ -83,7 +83,8 @@ def align_random(output: Path, task: str, metric: str, **options: Any) -> None:
     config = replace(settings(output, task, metric), alignment=AlignmentConfig(**options))
     pipeline = build_pipeline(get_task(task), **RANGES[task])
     randomise(pipeline.transformer, scale=0.1)
-    align(config, get_task(task), pipeline, pairs_of_scaled_networks(get_task(task)))
+    ends = 4 * get_task(task).init(6, torch.Generator().manual_seed(2)) if config.alignment.teacher_runs else None
+    align(config, get_task(task), pipeline, pairs_of_scaled_networks(get_task(task)), run_ends=ends)
 
 
 STAGES: dict[str, Callable[..., None]] = {
@@ -95,6 +96,9 @@ STAGES: dict[str, Callable[..., None]] = {
         output, prediction_type="flow_prediction", weighting="snr", behavioural_weight=0.5, **more
     ),
     "alignment": lambda output, **more: align_random(output, "digits", "loss", num_examples=64, **more),
+    "alignment_by_runs": lambda output, **more: align_random(
+        output, "digits", "loss", num_examples=64, teacher_runs=4, teacher_examples=500, **more
+    ),
     "alignment_by_evolution": lambda output, **more: align_random(
         output, "cartpole", "return", num_examples=2, evolution_pairs=4, **more
     ),
