@@ -32,17 +32,18 @@ TINY = MetaConfig(
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, subtests) -> None:
     estimators = {
-        SmallFc(): EvolutionStrategies(num_pairs=4, window=5),
-        Star(): EvolutionStrategies(num_pairs=4, window=5, noise="shared"),
+        Star(): EvolutionStrategies(num_pairs=4, window=5),
         Lstm(width=3): TruncatedBackpropagation(window=5, num_processes=2),
     }
     for number, (learned, estimator) in enumerate(estimators.items()):
         whole, cut = tmp_path / f"whole{number}", tmp_path / f"cut{number}"
-        config = dataclasses.replace(TINY, optimizer=learned, estimator=estimator, output=whole)
+        config = dataclasses.replace(
+            TINY, horizon=10, num_steps=4, optimizer=learned, estimator=estimator, output=whole
+        )
         meta_train(config)
         shutil.copytree(whole, cut)
         (cut / "optimizer.safetensors").unlink()
-        shutil.rmtree(cut / "checkpoints" / "step-00000006")
+        shutil.rmtree(cut / "checkpoints" / "step-00000004")
         meta_train(dataclasses.replace(config, output=cut), resume=True)
         with subtests.test(learned=str(learned)):
             assert (whole / "log.jsonl").read_bytes() == (cut / "log.jsonl").read_bytes()
