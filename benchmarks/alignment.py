@@ -91,8 +91,11 @@ STUDIES: dict[str, dict[str, Training]] = {
     "teacher": {
         "the preset's": Training(0.0),
         "labels, as without a teacher": Training(0.0, {"teacher_runs": 0}),
-        "labels, noise and penalty": Training(0.0, {"teacher_runs": 1, "teacher_weight": 0.0}),
-        **{f"runs that teach: {num}": Training(0.0, {"teacher_runs": num}) for num in (1, 4, 16, 64, 256, 1024)},
+        **{f"mean answer, {weight:g}": Training(0.0, {"teacher_weight": weight}) for weight in (0.25, 0.5, 1.0)},
+        **{
+            f"mean answer of {num}": Training(0.0, {"teacher_runs": num, "teacher_weight": 1.0})
+            for num in (1, 4, 16, 64, 256, 1024)
+        },
         **{f"noise {noise:g}": Training(0.0, {"teacher_noise": noise}) for noise in (0.0, 0.15, 0.5)},
         **{f"penalty {weight:g}": Training(0.0, {"teacher_penalty": weight}) for weight in (0.0, 0.025, 0.1)},
         **{f"denoising weight {w:g}": Training(0.0, {"diffusion_weight": w}) for w in (0.0, 0.1)},
@@ -107,13 +110,15 @@ def main() -> None:
     parser.add_argument("--study", choices=[*STUDIES, "steps", "diversity", "beyond", "distilled"], required=True)
     parser.add_argument("--task", default="digits", help="a task with a preset of its name")
     parser.add_argument("--minutes", type=float, default=5.0, help="time of every training")
+    parser.add_argument("--steps", type=int, help="of the last stage, in place of the minutes")
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
     parser.add_argument("--base", type=Path, help="a trained pipeline, for weights, gradients and teacher")
     parser.add_argument("--models", nargs="*", default=[], help="pipelines, for steps, diversity and beyond")
     parser.add_argument("--only", nargs="*", help="variants of the study; all where not given")
     parser.add_argument("--out", type=Path, help="runs/<task>/alignment-<study> where not given")
     args = parser.parse_args()
     if args.study in STUDIES:
-        out = args.out or Path("runs") / args.task / f"alignment-{args.study}"
+        out = args.out or Path("runs") / args.task / f"alignment-{args.study}" / (str(args.seed) if args.seed else "")
         variants = {name: STUDIES[args.study][name] for name in args.only or STUDIES[args.study]}
         print_table("training", {name: trained(name, v, args, out) for name, v in variants.items()})
         return
@@ -146,15 +151,16 @@ def trained(name: str, training: Training, args: argparse.Namespace, out: Path) 
                 "alignment": training.alignment,
             }
         )
-        config = settings(program, variant, file.parent)
+        config = replace(settings(program, variant, file.parent), seed=args.seed)
         started = time.perf_counter()
         pipeline = first_stage(config, variant, store, training.denoising * args.minutes, args.base)
         steps = 0
         if training.denoising < 1:
-            pipeline, steps = second_stage(config, pipeline, store, (1 - training.denoising) * args.minutes)
-        minutes = f"{(time.perf_counter() - started) / 60:.1f}"
+            minutes = (1 - training.denoising) * args.minutes
+            pipeline, steps = second_stage(config, pipeline, store, minutes, args.steps)
+        took = f"{(time.perf_counter() - started) / 60:.1f}"
         pipeline.set_progress_bar_config(disable=True)
-        write_json(file, {"minutes": minutes, "alignment steps": str(steps), **quality(pipeline, store)})
+        write_json(file, {"minutes": took, "alignment steps": str(steps), **quality(pipeline, store)})
     found: dict[str, str] = read_json(file)
     return found
 
@@ -176,9 +182,13 @@ def first_stage(
 
 
 def second_stage(
-    config: TrainConfig, pipeline: ParameterUpdatePipeline, store: CheckpointStore, minutes: float
+    config: TrainConfig,
+    pipeline: ParameterUpdatePipeline,
+    store: CheckpointStore,
+    minutes: float,
+    steps: int | None = None,
 ) -> tuple[ParameterUpdatePipeline, int]:
-    """Align for some minutes; the number of steps follows from a trial on a copy."""
+    """Align for some steps, or for some minutes; their number then follows from a trial on a copy."""
     pairs = pair_sampler(config, store).batch
     ends = store.params(store.final_rows("train")[: config.pairs.max_runs]) if config.alignment.teacher_runs else None
 
@@ -186,6 +196,8 @@ def second_stage(
         stage = replace(config, alignment=replace(config.alignment, num_steps=num_steps), output=output)
         return align(stage, get_task(config.task), model, pairs, run_ends=ends)
 
+    if steps is not None:
+        return run(steps, pipeline, config.output), steps
     weights = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}
     moments = []
     for trial, num_steps in enumerate((1, 1, 1 + TRIAL_STEPS)):  # the first one of a program is slower than the next

@@ -175,7 +175,7 @@ def training_data(training: TrainingFacts) -> dict[str, str]:
     facts["stages"] = "denoising"
     if training.alignment is not None:
         known = training.alignment.to_json().items()
-        settings = ", ".join(f"{key} {value}" for key, value in known if key != "attainable_range")
+        settings = ", ".join(f"{key} {value}" for key, value in known if key not in ("attainable_range", "best_prompt"))
         facts["stages"] += f", then alignment through the sampler and the metric ({settings})"
     return facts
 

@@ -100,6 +100,7 @@ class AlignmentFacts:
 
     Attributes:
         attainable_range: of the model: best mean metric of one update of fresh networks, and the mean before, raw.
+        best_prompt: that gave the best, raw.
     """
 
     num_steps: Count
@@ -107,6 +108,7 @@ class AlignmentFacts:
     recursive_share: Annotated[float, Between(0, 1)] = 0.0
     teacher_runs: Whole = 0
     attainable_range: tuple[float, float] | None = None
+    best_prompt: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict, without what there was not."""
@@ -270,6 +272,12 @@ class TrainingFacts:
         runs = known("trained_runs", self.trained_runs)
         known(f"{name} in trained_runs", runs.means.get(name))
         return runs
+
+    @property
+    def best_prompts(self) -> tuple[float, ...]:
+        """The prompt that gave the best metric when the model was trained, where it is known; raw."""
+        known = None if self.alignment is None else self.alignment.best_prompt
+        return () if known is None else (known,)
 
     def prompts(self, num_prompts: int) -> Tensor:
         """Evenly spaced prompts over the attainable range, the best first: (K,), raw; raises as `attainable` does."""

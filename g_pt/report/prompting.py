@@ -62,7 +62,7 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
 
     The ranges are "attainable", from the runs' best metric to the init's, and "full", from the lowest to the highest
     metric of any training checkpoint; before them "asked" where a `prompt_range` of one's own is given. One update is
-    that for the prompt of the first range with the best mean metric on the VALIDATION split.
+    that for the prompt of the first range, or the model's own best, with the best mean metric on the VALIDATION split.
 
     Raises:
         ValueError: the pipeline does not know the ranges of its training data, or too few networks or prompts.
@@ -84,14 +84,15 @@ def measure_prompting(subject: Subject, prompt_range: tuple[float, float] | None
     for name, (first, last) in ranges.items():
         subject.progress(f"{subject.num_prompts} prompts over the {name} range")
         prompts = prompt_grid(first, last, subject.num_prompts)
+        asked = prompts if one_update else torch.cat([prompts, torch.tensor(subject.pipeline.facts.best_prompts)])
         updated = update_networks(
-            subject.pipeline, starts, prompts, num_inference_steps=subject.num_inference_steps, generator=generator
+            subject.pipeline, starts, asked, num_inference_steps=subject.num_inference_steps, generator=generator
         )  # (B, K, P)
         achieved = measure_updates(task, updated, "test")
-        curves[name] = PromptCurve(prompts, achieved[metric.name])
+        curves[name] = PromptCurve(prompts, achieved[metric.name][:, : len(prompts)])
         if not one_update:
             best = int(metric.argbest(measure_updates(task, updated, "validation")[metric.name].mean(dim=0)))
-            one_update = {"prompt": prompts[best].item()}
+            one_update = {"prompt": asked[best].item()}
             one_update |= {f"test_{m}": asdict(bootstrap_mean(values[:, best])) for m, values in achieved.items()}
             measurement = task.measurement(updated[:, best], "test")
             beside = beside_runs(subject, updated[:, best])

@@ -128,12 +128,14 @@ class Subject:
     def best_prompt(self) -> float:
         """The best of `num_prompts` prompts over the attainable range, on at most 64 fresh networks; sampled once.
 
+        The prompt that was best when the model was trained takes part, which may lie below.
+
         Raises:
             ValueError: the pipeline does not know its attainable range.
         """
         return choose_prompt(
             self.pipeline,
-            self.attainable_prompts(self.num_prompts),
+            torch.cat([torch.tensor(self.pipeline.facts.best_prompts), self.attainable_prompts(self.num_prompts)]),
             min(PROMPT_NETWORKS, self.num_networks),
             self.generator("best prompt"),
             self.num_inference_steps,

@@ -45,7 +45,9 @@ from g_pt.training.teacher import Teacher, teachable
 # Networks and training examples from which the gap between training and validation metric is estimated.
 GAP_NETWORKS, GAP_EXAMPLES = 512, 1024
 # On which it is seen how good updates get.
-RANGE_NETWORKS, RANGE_PROMPTS = 64, 9
+RANGE_NETWORKS, RANGE_PROMPTS = 64, 12
+# How often the map from prompts to taught losses is measured anew, on the model's own networks.
+REFIT_STEPS = 50
 # How a start that is the model's own result is made.
 NUMBERS_OF_UPDATES, UPDATE_STEPS = (1, 2, 4), 2
 
@@ -115,8 +117,8 @@ def align(
     aligned = train_stage(stage, pipeline, loss, probe, accelerator, resume=resume)
     if not taught or sizes is not None:
         return aligned
-    ends = own_range(aligned, own.prompts_to_measure(), keyed_generator(config.seed, OWN_RANGE_STREAM))
-    facts = replace(facts, alignment=replace(stage_facts, attainable_range=ends))
+    generator = keyed_generator(config.seed, OWN_RANGE_STREAM)
+    facts = replace(facts, alignment=measure_range(aligned, stage_facts, own.prompts_to_measure(), generator))
     aligned.register_to_config(training=facts.to_json())
     if accelerator.is_main_process:
         save_whole(aligned, config.pipeline_folder)
@@ -133,12 +135,16 @@ def make_teacher(config: TrainConfig, task: Task, pipeline: ParameterUpdatePipel
     )
 
 
-def own_range(pipeline: ParameterUpdatePipeline, prompts: Tensor, generator: torch.Generator) -> tuple[float, float]:
-    """What updates of fresh networks attain on the validation split, best of prompts (K,), and what the inits have."""
-    starts, name = pipeline.task.init(RANGE_NETWORKS, generator), pipeline.metric.name
+def measure_range(
+    pipeline: ParameterUpdatePipeline, facts: AlignmentFacts, prompts: Tensor, generator: torch.Generator
+) -> AlignmentFacts:
+    """Facts with what updates of fresh inits attain on the validation split, the best of prompts (K,)."""
+    starts, metric = pipeline.task.init(RANGE_NETWORKS, generator), pipeline.metric
     updated = update_networks(pipeline, starts, prompts, generator=generator)
-    achieved = measure_updates(pipeline.task, updated, "validation")[name].mean(dim=0)  # (K,)
-    return pipeline.metric.best(achieved).item(), pipeline.task.evaluate(starts, "validation")[name].mean().item()
+    achieved = measure_updates(pipeline.task, updated, "validation")[metric.name].mean(dim=0)  # (K,)
+    before = pipeline.task.evaluate(starts, "validation")[metric.name].mean().item()
+    best = int(metric.argbest(achieved))
+    return replace(facts, attainable_range=(achieved[best].item(), before), best_prompt=prompts[best].item())
 
 
 def check_alignment(config: TrainConfig, task: Task, accelerator: Accelerator) -> None:
@@ -194,6 +200,7 @@ class AlignmentLoss:
         self.ranges = ((low - margin, high + margin), self.transformed(facts.seen()))
         # beyond what the runs attained, where there is a teacher
         self.beyond = (low - options.teacher_reach * (high - low), low) if teacher else None
+        self.is_taught = teacher is not None
         fit = GeneralizationGap.along_training if teacher else GeneralizationGap.fit
         known = GeneralizationGap.none() if task.endless_data and not teacher else gap
         self.gap = known or self.measure_gap(fit)
@@ -201,6 +208,8 @@ class AlignmentLoss:
     def __call__(self, model: nn.Module, step: int) -> Tensor:
         """The loss of a step: a scalar."""
         options, metric, normalizer = self.options, self.pipeline.metric, self.pipeline.normalizer
+        if self.is_taught and step and step % REFIT_STEPS == 0:
+            self.gap = self.own_gap(model, step)
         generator = keyed_generator(self.seed, step, ALIGNMENT_STREAM)
         starts, starting = self.draw_starts(step, generator)  # (b, P), (b,), raw
         if options.recursive_share:
@@ -268,6 +277,10 @@ class AlignmentLoss:
 
     def draw_prompts(self, generator: torch.Generator) -> Tensor:
         """Prompts of this process, uniform in the transformed metric: (b,)."""
+        return self.draw_all_prompts(generator)[self.share]
+
+    def draw_all_prompts(self, generator: torch.Generator) -> Tensor:
+        """Prompts of all processes: (batch,)."""
         size = (self.options.batch_size,)
         near, far = (low + (high - low) * torch.rand(size, generator=generator) for low, high in self.ranges)
         anywhere = torch.rand(size, generator=generator) < self.options.full_range_share
@@ -276,13 +289,13 @@ class AlignmentLoss:
             low, high = self.beyond
             is_beyond = torch.rand(size, generator=generator) < self.options.teacher_share
             drawn = torch.where(is_beyond, low + (high - low) * torch.rand(size, generator=generator), drawn)
-        return drawn[self.share]
+        return drawn
 
     def prompts_to_measure(self) -> Tensor:
         """Raw prompts around the runs' best and beyond it, as far as checkpoints got: (K,)."""
         low, high = self.transformed(self.pipeline.facts.attainable_of_runs())
-        width = 0.1 * (high - low)
-        prompts = self.pipeline.metric.unembedded(torch.linspace(low - width, low + width, RANGE_PROMPTS))
+        first, last = (low + share * (high - low) for share in (-self.options.teacher_reach, 0.1))
+        prompts = self.pipeline.metric.unembedded(torch.linspace(first, last, RANGE_PROMPTS))
         return prompts.clamp(*self.pipeline.facts.seen())
 
     @torch.no_grad()
@@ -295,6 +308,34 @@ class AlignmentLoss:
             validation.append(self.pipeline.metric.embedded(batch.future_metric))
             training.append(self.reached.measure(batch.future_params, GAP_EXAMPLES, generator))
         return fit(torch.cat(validation), torch.cat(training))
+
+    @torch.no_grad()
+    def own_gap(self, model: nn.Module, step: int) -> GeneralizationGap:
+        """The same from networks that the model samples now, which are taught and so unlike harvested ones.
+
+        A few knots are all that comes of the validation split, and of other networks than those that are trained on.
+        """
+        options, metric, normalizer = self.options, self.pipeline.metric, self.pipeline.normalizer
+        validation, training = [], []
+        for batch in range(-(-GAP_NETWORKS // options.batch_size)):
+            generator = keyed_generator(self.seed, step, GAP_STREAM, batch)
+            starts = self.task.init(options.batch_size, generator).to(self.device)
+            wanted = metric.unembedded(self.draw_all_prompts(generator).to(self.device))
+            noise = torch.randn(starts.shape, generator=generator).to(self.device)
+            condition = Condition(normalizer.normalize(starts), self.validation_metric(starts), wanted)
+            x_0 = sample(model, self.scheduler, condition, noise, UPDATE_STEPS)
+            updated = finish_updates(self.task, normalizer.unnormalize(x_0.float()), starts)
+            validation.append(metric.embedded(self.validation_metric(updated)))
+            training.append(self.reached.measure(updated, GAP_EXAMPLES, keyed_generator(self.seed, GAP_STREAM)))
+        return GeneralizationGap.along_training(torch.cat(validation), torch.cat(training))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What other steps than the present one have decided."""
+        return {"validation": self.gap.validation, "training": self.gap.training}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore it."""
+        self.gap = GeneralizationGap(**state)
 
     def validation_metric(self, params: Tensor) -> Tensor:
         """Raw metric of raw parameters (b, P) in full precision, as the pipeline measures it: (b,)."""

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +34,7 @@ STEP_FOLDER = re.compile(r"step-([0-9]{8})")
 PART_FILE = re.compile(rf"(scheduler_)?config\.json|{WEIGHTS.pattern}(\.index\.json)?|{SHIM}\.py")
 
 
+@runtime_checkable
 class Saved(Protocol):
     """State to save beside that of the accelerator."""
 

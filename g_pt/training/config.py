@@ -185,9 +185,10 @@ class AlignmentConfig:
     num_inference_steps: int = 5
     """Default number of sampling steps of the aligned pipeline; few are enough, see docs/alignment.md."""
     teacher_runs: int = 0
-    """Harvested runs whose mean answer the sampled networks learn to give; 0 for none: then they learn the labels."""
-    teacher_weight: float = 1.0
-    """Share of the mean answer in what is to be answered; the labels have the rest."""
+    """Harvested runs whose length, and whose mean answer, make the loss that networks are taught by; 0 for the training
+    loss as it is, and for no prompts beyond the runs."""
+    teacher_weight: float = 0.0
+    """Share of the runs' mean answer in what is to be answered; the labels have the rest."""
     teacher_noise: float = 0.3
     """Standard deviation of noise on the training inputs that runs and networks answer."""
     teacher_penalty: float = 0.05
@@ -196,7 +197,7 @@ class AlignmentConfig:
     """Noised training inputs, drawn and answered by the runs once."""
     teacher_share: float = 0.5
     """Share of the prompts drawn from below the runs' mean best metric."""
-    teacher_reach: float = 0.1
+    teacher_reach: float = 0.2
     """How far below those are, over the width of the attainable range in the transformed metric."""
     learning_rate: float = 3e-4
     """Peak learning rate."""

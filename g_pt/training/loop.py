@@ -222,6 +222,8 @@ def minimise(
     averaged = AveragedWeights(model, options.ema_decay)
     choice = WeightChoice(progress, stage.name, averaged)
     states: dict[str, Saved] = {"averages": averaged, "choice": choice}
+    if isinstance(loss_of, Saved):
+        states["loss"] = loss_of
     checkpoints = TrainingCheckpoints(stage.output, stage.settings, accelerator, states, keep=progress.keep_checkpoints)
     first_step = checkpoints.start(resume=resume)
     trackers = Trackers(accelerator, stage.output, stage.settings, first_step)

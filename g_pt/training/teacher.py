@@ -1,11 +1,11 @@
-"""The population as teacher: networks learn to answer as many harvested runs answer on average.
+"""A better loss than the runs had, by which the last stage teaches whatever the model samples.
 
-The mean answer of many runs is better than any of them (Lakshminarayanan et al. 2017), and a network can be taught it
-(Hinton et al. 2015). Here the last stage teaches it to whatever the model samples, on training inputs with noise.
+Training inputs get noise and networks a penalty on their length; the answers are the labels and, where asked for, the
+mean answer of many runs (Lakshminarayanan et al. 2017), as a single network can be taught it (Hinton et al. 2015).
 
-One loss serves all prompts: the taught loss takes the place of the training loss. Harvested networks say which taught
-loss goes with a validation metric; below theirs the same line goes on, so that a prompt beyond the runs asks for less
-than they have, and one beyond what can be taught for the best that can. There is no place where two targets meet.
+One loss serves all prompts. Networks say which taught loss goes with a validation metric, harvested ones at first, the
+model's own later; below theirs the same line goes on, so that a prompt beyond the runs asks for less than they have,
+and one that cannot be had for the best that can. There is no place where two targets meet.
 
 B = networks, R = runs, P = parameters per network, N = examples, C = classes.
 """
@@ -40,7 +40,7 @@ class Teacher(ExactlyReached):
         runs: Tensor,
         seed: int,
     ) -> None:
-        """Let the runs (R, P), raw, of which the settings' number is taken evenly, answer every input once."""
+        """Draw inputs and answers once; of the runs (R, P), raw, the settings' number is taken, evenly spaced."""
         super().__init__(task, metric, normalizer, options)
         self.pupils = task
         self.num_examples = options.teacher_examples
@@ -53,7 +53,8 @@ class Teacher(ExactlyReached):
         if inputs.is_floating_point():  # tokens are looked up
             inputs = inputs + options.teacher_noise * torch.randn(inputs.shape, generator=generator)
         self.inputs = inputs
-        self.answers = options.teacher_weight * mean_predictions(task, runs, inputs)  # (..., N)
+        answering = runs if options.teacher_weight else runs[:1]  # where labels alone teach, for the shape
+        self.answers = options.teacher_weight * mean_predictions(task, answering, inputs)  # (..., N)
         if options.teacher_weight < 1:
             self.answers += (1 - options.teacher_weight) * certain_answers(task, train.labels.cpu()[rows], self.answers)
 

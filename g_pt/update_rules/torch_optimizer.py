@@ -241,14 +241,14 @@ def default_measure(pipeline: ParameterUpdatePipeline) -> Measure | None:
 
 
 def best_prompt(pipeline: ParameterUpdatePipeline) -> float:
-    """The better end of the range that the training runs attain.
+    """The model's own best prompt, or else the better end of the range that its training runs attain.
 
     Raises:
         ValueError: the pipeline does not know it.
     """
     if pipeline.facts.attainable_range is None:
         raise ValueError("give prompted_metric=: this pipeline does not say what its training runs attained")
-    return pipeline.facts.attainable()[0]
+    return (*pipeline.facts.best_prompts, pipeline.facts.attainable()[0])[0]
 
 
 def random_states(module: nn.Module) -> dict[torch.device, Tensor]:

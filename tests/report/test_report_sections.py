@@ -10,7 +10,7 @@ import torch
 from builders import build_pipeline
 from report_subjects import Bowl, halfway, noisy, perfect, reference_runs, stubborn, subject
 
-from g_pt.networks.training_facts import TrainedRuns
+from g_pt.networks.training_facts import AlignmentFacts, TrainedRuns
 from g_pt.report.contents import SECTIONS, load_section
 from g_pt.report.document import report_json, write_document
 from g_pt.report.inits import measure_inits
@@ -59,6 +59,16 @@ def test_prompting_reports_every_network() -> None:
     assert section.facts["rank_correlation"]["full"]["mean"] == pytest.approx(1)
     assert len(section.facts["curve"]["full"]["alignment_per_network"]) == 12
     assert "12 unseen inits" in section.tables[0].title
+
+
+def test_one_update_may_be_for_the_models_own_best_prompt_below_the_range() -> None:
+    tested = subject(perfect)
+    tested.pipeline.facts = replace(tested.pipeline.facts, alignment=AlignmentFacts(9, "exact", best_prompt=0.3))
+    facts = measure_prompting(tested).facts
+    assert facts["one_update"]["prompt"] == pytest.approx(0.3)
+    assert facts["one_update"]["test_loss"]["mean"] == pytest.approx(0.3, abs=1e-4)
+    assert facts["curve"]["attainable"]["prompted"] == pytest.approx([0.5, 1, 1.5, 2, 2.5])
+    assert tested.best_prompt == pytest.approx(0.3)
 
 
 def test_one_update_is_compared_with_runs_and_with_what_they_answer_together(digits) -> None:

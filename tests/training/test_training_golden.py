@@ -97,7 +97,7 @@ STAGES: dict[str, Callable[..., None]] = {
     ),
     "alignment": lambda output, **more: align_random(output, "digits", "loss", num_examples=64, **more),
     "alignment_by_runs": lambda output, **more: align_random(
-        output, "digits", "loss", num_examples=64, teacher_runs=4, teacher_examples=500, **more
+        output, "digits", "loss", num_examples=64, teacher_runs=4, teacher_examples=500, teacher_weight=0.5, **more
     ),
     "alignment_by_evolution": lambda output, **more: align_random(
         output, "cartpole", "return", num_examples=2, evolution_pairs=4, **more
