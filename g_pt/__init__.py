@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from g_pt.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from g_pt.learned_optimizers.torch_optimizer import LearnedOptimizer as LearnedOptimizer
     from g_pt.model.normalization import ParameterNormalizer as ParameterNormalizer
     from g_pt.model.pipeline import ParameterUpdatePipeline as ParameterUpdatePipeline
     from g_pt.model.reference_scheduler import RespacedDDIMScheduler as RespacedDDIMScheduler
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "LearnedOptimizer": "g_pt.learned_optimizers.torch_optimizer",
     "Metric": "g_pt.networks.metrics",
     "ParameterLayout": "g_pt.networks.parameters",
     "ParameterNormalizer": "g_pt.model.normalization",

@@ -140,7 +140,7 @@ def save_prompt_curve(
 
 
 def save_training_curve(lines: list[dict[str, Any]], path: Path) -> None:
-    """Denoising loss and achieved metric per prompt over steps, from the lines of a training log."""
+    """Loss, and achieved metric per prompt or metric of held-out networks, over steps, from the lines of a log."""
     losses = [line for line in lines if "loss" in line]
     evaluations = [line for line in lines if "prompts" in line]
     figure, (left, right) = new_figure(2)
@@ -149,13 +149,18 @@ def save_training_curve(lines: list[dict[str, Any]], path: Path) -> None:
     if window := len(values) // 20:
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")
         left.plot(steps[window // 2 :][: len(smooth)], smooth, color=BLUE)
-    left.set(xlabel="step", ylabel="denoising error", yscale="log")
+    held_out = [line for line in lines if "held_out" in line]  # of meta-training
+    left.set(xlabel="step", ylabel="loss along trainings" if held_out else "denoising error", yscale="log")
+    if held_out:
+        draw_course(right, [e["step"] for e in held_out], [e["held_out"] for e in held_out], "o-", ms=3, color=BLUE)
+        right.set(xlabel="step", ylabel="held-out networks, validation split")
     for k, prompt in enumerate(evaluations[-1]["prompts"] if evaluations else []):
         color = COLORS[k % len(COLORS)]
         achieved = [e["achieved"][k] for e in evaluations]
         draw_course(right, [e["step"] for e in evaluations], achieved, "o-", ms=3, color=color)
         right.axhline(prompt, color=color, ls=":", lw=1)
-    right.set(xlabel="step", ylabel="achieved (dotted: prompted)")
+    if not held_out:
+        right.set(xlabel="step", ylabel="achieved (dotted: prompted)")
     if evaluations:
         right.set_title(f"alignment {evaluations[-1]['alignment']:.3f}", fontsize=11)
     save_figure(figure, path)

@@ -179,3 +179,26 @@ class Optimizer(Protocol[State]):
             `params` and `state` after the step.
         """
         ...
+
+
+@runtime_checkable
+class LearnableOptimizer(Protocol):
+    """Makes an optimizer of weights: one set (M,) for all networks, or one for each, (B, M), as evolution needs it.
+
+    The state of the optimizer is a tree of tensors with an axis for the networks in front, so that some networks can
+    begin anew beside others, and `update` writes into nothing that it is given, so that weights can have gradients.
+    The learning rate multiplies the step: 1 is the optimizer as it was trained.
+    """
+
+    @property
+    def num_weights(self) -> int:
+        """M."""
+        ...
+
+    def init(self, generator: torch.Generator) -> Tensor:
+        """Fresh weights (M,)."""
+        ...
+
+    def optimizer(self, weights: Tensor) -> Optimizer[Any]:
+        """The optimizer that has these weights; raises ValueError where there are more or fewer of them."""
+        ...

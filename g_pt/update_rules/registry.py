@@ -25,6 +25,7 @@ RULES: dict[str, str] = {
     "lookahead": "g_pt.update_rules.lookahead:Lookahead",
     "dynamic-modes": "g_pt.update_rules.dynamic_modes:DynamicModes",
     "guard": "g_pt.update_rules.guard:Guard",
+    "star": "g_pt.learned_optimizers.rules:StarRule",
     "g-pt": "g_pt.update_rules.prompted:SavedPromptRule",
 }
 CHOSEN_RULE = ChosenFrom(RULES, several="g_pt.update_rules.mixed:MixedRule")

@@ -195,7 +195,7 @@ def test_nothing_is_left_to_fill_in() -> None:
 
 
 def test_presets_that_are_named_exist() -> None:
-    presets = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "train" / "presets").glob("*.yaml")}
+    presets = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "train").glob("*presets/*.yaml")}
     named = {name for page in PAGES for name in re.findall(r"--preset ([a-z][\w-]*)", page.read_text())}
     assert named
     assert named <= set(presets)
