@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -52,6 +51,8 @@ class TokenPlan:
         edges: of edges.
         sizes: tokens of each group, and of each chunk.
         num_groups: how many of `sizes` are groups of units.
+        scatter: (P,) inverse of `order`.
+        features: (groups, 7), see `size_features`.
     """
 
     order: Tensor
@@ -59,24 +60,25 @@ class TokenPlan:
     edges: tuple[EdgePart, ...]
     sizes: tuple[int, ...]
     num_groups: int
+    scatter: Tensor = field(init=False)
+    features: Tensor = field(init=False)
 
-    @cached_property
-    def scatter(self) -> Tensor:
-        """(P,) inverse of `order`."""
-        return self.order.argsort()
+    def __post_init__(self) -> None:
+        # now, and not when they are first asked for: torch.compile knows no cached properties
+        object.__setattr__(self, "scatter", self.order.argsort())
+        object.__setattr__(self, "features", self.size_features())
 
-    @cached_property
+    @property
     def lengths(self) -> list[int]:
         """Entries of each part and edge tensor."""
         return [math.prod(shape) for shape in self.shapes]
 
-    @cached_property
+    @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Of each part and edge tensor."""
         return [part.shape for part in self.parts] + [part.shape for part in self.edges]
 
-    @cached_property
-    def features(self) -> Tensor:
+    def size_features(self) -> Tensor:
         """(groups, 7): logarithms of width, fan-in and fan-out over 16; whether a group is the first and the last of
         its network; its relative place; and how many layers there are beside it. 0 for a fan that is no group."""
         rows = []

@@ -149,7 +149,7 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out) == {
         "folder": "made", "task": "moons", "metrics": ["loss", "error"], "checkpoints": 9, "runs": 3,
-        "splits": {"train": 3, "validation": 0, "test": 0},
+        "splits": {"train": 3, "validation": 0, "test": 0}, "left_out": {},
     }  # fmt: skip
     assert "no runs for validation and test: of every 20 runs one is for validation" in printed.err
     assert len(CheckpointStore("made").runs) == 3

@@ -149,7 +149,20 @@ def test_gpt_sample_and_gpt_evaluate_take_the_file(saved, tmp_path, monkeypatch,
     said = refused(evaluate.main, capsys, "--task", "my_task.py:Blobs")
     assert "the model is of task 'digits', got task 'blobs'" in said
     registry._TASKS.pop("blobs")
-    evaluate.main([*model, "--task", "my_task.py:Blobs", "--quick", "--networks", "2", "--figure", "a.png"])
+    evaluate.main(
+        [
+            *model,
+            "--task",
+            "my_task.py:Blobs",
+            "--quick",
+            "--sections",
+            "prompting",
+            "--networks",
+            "2",
+            "--figure",
+            "a.png",
+        ]
+    )
     assert "a.png" in capsys.readouterr().out.splitlines()[-1]
 
 
