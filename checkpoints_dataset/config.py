@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
 
-from g_pt.files.config import merge
+from g_pt.files.config import check_at_least, merge
 from g_pt.update_rules.gradient import NesterovRule
 from g_pt.update_rules.registry import CHOSEN_RULE, make_rule, plain, rule_settings
 from rl_tasks.ppo_config import PPOConfig
@@ -74,9 +74,7 @@ class HarvestConfig:
     }
 
     def __post_init__(self) -> None:
-        for name in ("num_runs", "num_steps", "batch_size", "runs_per_shard"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_at_least(self, num_runs=1, num_steps=1, batch_size=1, runs_per_shard=1)
         for name in ("seed", "max_abs_param"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from g_pt.files.config import check_at_least
+
 
 @dataclass(frozen=True)
 class PPOConfig:
@@ -38,9 +40,7 @@ class PPOConfig:
     """Advantages of each mini-batch are shifted to mean 0 and scaled to standard deviation 1."""
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "n_steps", "n_epochs", "num_minibatches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(self, num_envs=1, n_steps=1, n_epochs=1, num_minibatches=1)
         for name in ("final_learning_rate", "ent_coef", "vf_coef"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -14,6 +14,18 @@ from g_pt.files.choices import ChosenFrom, chosen_or_kept, guess, marked_fields,
 Config = TypeVar("Config")
 
 
+def check_at_least(config: Any, **lowest: float) -> None:
+    """Refuse settings below their lowest value; None is none.
+
+    Raises:
+        ValueError: the message names the setting.
+    """
+    for name, low in lowest.items():
+        value = getattr(config, name)
+        if value is not None and not value >= low:  # NaN is not
+            raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
 def merge(config: Config, values: Mapping[str, Any], where: str) -> Config:
     """Replace fields of a (nested) dataclass by values of a mapping; keys have underscores or hyphens.
 

@@ -6,21 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from g_pt.files.config import check_at_least
+
 StageName = Literal["diffusion", "alignment"]
 LARGEST = 1e30
 MOST_THREADS = 1024  # the library ends the process where it cannot make them
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
-def check_at_least(config: Any, **lowest: float) -> None:
+def check_numbers(config: Any, **lowest: float) -> None:
     """Refuse values below their lowest, and any that float32 has not."""
     for name, value in vars(config).items():
         if isinstance(value, float) and not abs(value) <= LARGEST:  # NaN is not
             raise ValueError(f"{name} must be a number of at most {LARGEST:g}, got {value}")
-    for name, low in lowest.items():
-        value = getattr(config, name)
-        if value is not None and not value >= low:  # NaN is not
-            raise ValueError(f"{name} must be at least {low}, got {value}")
+    check_at_least(config, **lowest)
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ class ModelConfig:
     flow matching instead of diffusion, the velocity noise - x_0 of straight paths (Lipman et al. 2023)."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, width=1, num_layers=1, num_heads=1, num_frequencies=1, edge_width=1, chunk_size=1)
-        check_at_least(self, mlp_ratio=1 / self.width, max_metric_frequency=1)
+        check_numbers(self, width=1, num_layers=1, num_heads=1, num_frequencies=1, edge_width=1, chunk_size=1)
+        check_numbers(self, mlp_ratio=1 / self.width, max_metric_frequency=1)
         if self.width % self.num_heads:
             raise ValueError(f"num_heads must divide width, got {self.num_heads} and {self.width}")
 
@@ -79,7 +78,7 @@ class DiffusionConfig:
     """Default number of sampling steps of the trained pipeline."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, num_train_timesteps=1, num_inference_steps=1, behavioural_weight=0, behavioural_examples=1)
+        check_numbers(self, num_train_timesteps=1, num_inference_steps=1, behavioural_weight=0, behavioural_examples=1)
         if self.num_inference_steps > self.num_train_timesteps:
             raise ValueError(
                 f"num_inference_steps must be at most num_train_timesteps = {self.num_train_timesteps}, "
@@ -107,7 +106,7 @@ class PairConfig:
     """permute: both networks of a pair in the same random order of units; equivariant tokens need none."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, batch_size=1, max_runs=1)
+        check_numbers(self, batch_size=1, max_runs=1)
         if not 0 <= self.init_share <= 1:
             raise ValueError(f"init_share must lie between 0 and 1, got {self.init_share}")
 
@@ -142,7 +141,7 @@ class OptimizerConfig:
     """Compute the activations of each layer anew in the backward pass: less memory, slower; see docs/training.md."""
 
     def __post_init__(self) -> None:
-        check_at_least(
+        check_numbers(
             self, num_steps=1, learning_rate=0, warmup_steps=0, weight_decay=0, cpu_threads=1,
             final_learning_rate=0, max_grad_norm=1e-30,
         )  # fmt: skip
@@ -207,7 +206,7 @@ class AlignmentConfig:
     """Decay of the moving average of the weights."""
 
     def __post_init__(self) -> None:
-        check_at_least(
+        check_numbers(
             self, num_steps=0, batch_size=1, num_examples=1, max_sampling_steps=2,
             gradient_steps=1, margin=0, num_inference_steps=1, diffusion_weight=0, learning_rate=0, ema_decay=0,
             evolution_pairs=1, teacher_runs=0, teacher_noise=0, teacher_penalty=0, teacher_examples=1, teacher_reach=0,
@@ -243,7 +242,7 @@ class FamilyConfig:
     most this many."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, batch_cost=1, unseen_share=0)
+        check_numbers(self, batch_cost=1, unseen_share=0)
         if self.unseen_share > 1 or min(self.layer_weights, default=0) < 0 or not sum(self.layer_weights):
             raise ValueError("unseen_share must be at most 1, layer_weights not negative and some of them positive")
         for name in ("width_range", "deep_width_range"):
@@ -274,7 +273,7 @@ class ProgressConfig:
     """Trackers beside log.jsonl, separated by commas: tensorboard, wandb, trackio."""
 
     def __post_init__(self) -> None:
-        check_at_least(
+        check_numbers(
             self, evaluate_every=0, num_networks=1, num_prompts=2, save_every=0, keep_checkpoints=1, patience=0
         )
         for name, most in (("num_networks", 1_000_000), ("num_prompts", 10_000)):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from g_pt.files.choices import ChosenFrom
+from g_pt.files.config import check_at_least
 from g_pt.learned_optimizers.base import CHOSEN_OPTIMIZER
 
 CHOSEN_ESTIMATOR = ChosenFrom(
@@ -63,8 +64,6 @@ class MetaConfig:
     """Of everything random."""
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "batch_size", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(self, horizon=1, batch_size=1, num_steps=1)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from g_pt.files.config import check_at_least
 from g_pt.update_rules.base import Cost
 from g_pt.update_rules.lookahead import WrappedRule, moving_names
 
@@ -98,9 +99,7 @@ class DynamicModes(WrappedRule):
     """Length of a jump, in steps times the spacing."""
 
     def __post_init__(self) -> None:
-        for name, least in (("history", 2), ("spacing", 1), ("rank", 1), ("ahead", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_at_least(self, history=2, spacing=1, rank=1, ahead=1)
         if self.rank >= self.history:
             raise ValueError(f"rank must be less than history, got {self.rank} and {self.history}: take more snapshots")
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from g_pt.files.config import check_at_least
 from g_pt.update_rules.base import Optimizer
 from g_pt.update_rules.first_order import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, each_network
 
@@ -65,9 +66,7 @@ class GradientRule:
                     "learning_rate_range must be two positive numbers, the smaller first, "
                     f"got {self.learning_rate_range}"
                 )
-        for name in ("warm_up_steps", "scaled_from"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_at_least(self, warm_up_steps=1, scaled_from=1)
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
+from g_pt.files.config import check_at_least
 from g_pt.update_rules.base import Cost, DrawnRule
 from g_pt.update_rules.gradient import SGDRule
 from g_pt.update_rules.lookahead import WrappedRule
@@ -53,9 +54,7 @@ class Guard(WrappedRule):
     """Decide by this metric on the whole validation split instead."""
 
     def __post_init__(self) -> None:
-        for name in ("block", "rule_steps", "num_batches"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_at_least(self, block=1, rule_steps=1, num_batches=1)
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
+from g_pt.files.config import check_at_least
 from g_pt.update_rules.base import DrawnRule
 from g_pt.update_rules.first_order import each_network, per_network
 from g_pt.update_rules.gradient import AdamRule
@@ -60,8 +61,7 @@ class Lookahead(WrappedRule):
     def __post_init__(self) -> None:
         if not all(0 <= a <= 1 for a in (self.alpha if isinstance(self.alpha, tuple) else (self.alpha,))):
             raise ValueError(f"alpha must lie between 0 and 1, got {self.alpha}")
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}")
+        check_at_least(self, every=1)
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from g_pt.command_line.output import check_fits
+from g_pt.files.config import check_at_least
 from g_pt.update_rules.base import Cost
 from g_pt.update_rules.first_order import SGD, each_network, not_negative, per_network
 from g_pt.update_rules.gradient import GradientRule
@@ -51,8 +52,7 @@ class MFac(GradientRule):
     def __post_init__(self) -> None:
         super().__post_init__()
         not_negative(self, "damping")
-        if self.window < 1:
-            raise ValueError(f"window must be at least 1, got {self.window}")
+        check_at_least(self, window=1)
 
     def unknown_curvature(self, trained: Tensors, task: Task) -> Window:
         """See `GradientRule`; a window that does not fit into memory is refused before any of it is made."""

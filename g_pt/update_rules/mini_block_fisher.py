@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from g_pt.files.config import check_at_least
 from g_pt.update_rules.curvature import CurvatureRule
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ class MiniBlockFisher(CurvatureRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block_size is not None and self.block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
+        check_at_least(self, block_size=1)
 
     def size(self, grad: Tensor) -> int:
         """Parameters k of a tensor's blocks."""

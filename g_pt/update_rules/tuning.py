@@ -22,7 +22,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from g_pt.files.config import merge
+from g_pt.files.config import check_at_least, merge
 from g_pt.networks.metrics import Metric
 from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks.base import Task
@@ -59,11 +59,10 @@ class Budget:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        least = {"num_trials": 1, "min_steps": 1, "max_steps": self.min_steps, "eta": 2, "at_once": 1,
-                 "num_networks": 1, "num_orders": 1, "batch_size": 1}  # fmt: skip
-        for name, smallest in least.items():
-            if (value := getattr(self, name)) is not None and value < smallest:
-                raise ValueError(f"{name} must be at least {smallest}, got {value}")
+        check_at_least(
+            self, num_trials=1, min_steps=1, max_steps=self.min_steps, eta=2, at_once=1, num_networks=1, num_orders=1,
+            batch_size=1,
+        )  # fmt: skip
 
     @property
     def rungs(self) -> list[int]:
