@@ -92,18 +92,22 @@ class Adam:
         self, params: Tensors, grads: Tensors, losses: Tensor, state: AdamState, rate: float | Tensor
     ) -> tuple[Tensors, AdamState]:
         """See `Optimizer`."""
-        b1, b2, num_steps = self.beta1, self.beta2, state.num_steps + 1
+        num_steps = state.num_steps + 1
         for name, param in params.items():
             own_rate, grad = per_network(rate, param), grads[name]
             if not self.decoupled:
                 with_decay(grad, param, self.weight_decay)
             elif self.weight_decay:
                 param.mul_(1 - own_rate * self.weight_decay)
-            mean = state.mean[name].lerp_(grad, 1 - b1)
-            square = state.square[name].mul_(b2).addcmul_(grad, grad, value=1 - b2)
-            denominator = (square / (1 - b2**num_steps)).sqrt_().add_(self.eps)
-            self.move(param, mean, denominator, own_rate / (1 - b1**num_steps))
+            mean, denominator = self.moments(name, grad, state, num_steps)
+            self.move(param, mean, denominator, own_rate / (1 - self.beta1**num_steps))
         return params, state._replace(num_steps=num_steps)
+
+    def moments(self, name: str, grad: Tensor, state: AdamState, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Mean of gradients with this one more, not corrected for bias, and the corrected root of that of squares."""
+        mean = state.mean[name].lerp_(grad, 1 - self.beta1)
+        square = state.square[name].mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        return mean, (square / (1 - self.beta2**num_steps)).sqrt_().add_(self.eps)
 
     def move(self, param: Tensor, mean: Tensor, denominator: Tensor, rate: float | Tensor) -> None:
         """Subtract `rate` times `mean` / `denominator` in place; `denominator` is used up."""

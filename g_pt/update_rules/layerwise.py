@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from g_pt.update_rules.first_order import AdamState, Momentum, descend, not_negative, per_network, zeros_like
+from g_pt.update_rules.first_order import Adam, AdamState, Momentum, descend, not_negative, per_network
 from g_pt.update_rules.gradient import GradientRule
 
 if TYPE_CHECKING:
@@ -45,37 +45,28 @@ class LARS(Momentum):
 
 
 @dataclass(frozen=True)
-class LAMB:
+class LAMB(Adam):
     """LAMB (You et al. 2020): steps of Adam as long as the weights of their tensor, times the learning rate."""
 
     weight_decay: float = 0.0
     """Added to the step of Adam, times the parameters."""
-    beta1: float = 0.9
-    """Decay of the mean of gradients."""
-    beta2: float = 0.999
-    """Decay of the mean of their squares."""
     eps: float = 1e-6
     """Added to the root of the mean of squares."""
     longest: float = 10.0
     """Largest length of a tensor that counts."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "weight_decay", "beta1", "beta2", "eps", "longest")
-
-    def init(self, params: Tensors) -> AdamState:
-        """Means of nothing, so far."""
-        return AdamState(0, zeros_like(params), zeros_like(params))
+        super().__post_init__()
+        not_negative(self, "longest")
 
     def update(
         self, params: Tensors, grads: Tensors, losses: Tensor, state: AdamState, rate: float | Tensor
     ) -> tuple[Tensors, AdamState]:
         """See `Optimizer`."""
-        b1, b2, num_steps = self.beta1, self.beta2, state.num_steps + 1
+        num_steps = state.num_steps + 1
         for name, param in params.items():
-            grad = grads[name]
-            mean = state.mean[name].lerp_(grad, 1 - b1)
-            square = state.square[name].mul_(b2).addcmul_(grad, grad, value=1 - b2)
-            step = mean / (1 - b1**num_steps) / (square / (1 - b2**num_steps)).sqrt_().add_(self.eps)
+            mean, denominator = self.moments(name, grads[name], state, num_steps)
+            step = mean / (1 - self.beta1**num_steps) / denominator
             if self.weight_decay:
                 step.add_(param, alpha=self.weight_decay)
             step.mul_(trust_ratio(norms(param).clamp(max=self.longest), norms(step)))
