@@ -20,6 +20,7 @@ from torch import Tensor
 
 from g_pt.files.atomic import write_json
 from g_pt.model.transformer import ParameterTransformer
+from g_pt.networks.training_facts import size_name
 from g_pt.tasks import get_family
 from g_pt.training.config import ModelConfig
 from g_pt.training.setup import make_model
@@ -58,7 +59,7 @@ def main() -> None:
             layout = family.member(hidden).layout
             member = model.member(layout, family.permutations(hidden))
             forward, both, kept = step_costs(member, layout.num_params, networks)
-            name = "-".join(map(str, hidden))
+            name = size_name(hidden)
             found[name] = {"forward_seconds": forward, "step_seconds": both, "kept_bytes": kept, "edges": edges}
             print(
                 f"| {name} | {layout.num_params:,} | {sum(member.tokens.plan.sizes) + 4} | {edges:,} | "

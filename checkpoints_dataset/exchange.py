@@ -262,21 +262,25 @@ def check_unpacked(path: Path, metadata: Any, entry: ShardFile, schema: Mapping[
     widths = {name: kind.list_size if pa.types.is_fixed_size_list(kind) else 1 for name, kind in schema.items() if kind}
     row_bytes = sum(8 if kind is None else item_bytes(kind) for kind in schema.values())
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    columns = [(group, group.column(i)) for group in groups for i in range(group.num_columns)]
-    columns = [(group, column) for group, column in columns if column.path_in_schema.split(".")[0] in schema]
-    claimed = sum(column.total_uncompressed_size for _, column in columns)
+    columns = [
+        (name, group.num_rows, column)
+        for group in groups
+        for column in (group.column(i) for i in range(group.num_columns))
+        if (name := column.path_in_schema.split(".")[0]) in schema
+    ]
+    claimed = sum(column.total_uncompressed_size for *_, column in columns)
     unpacked = max(claimed, metadata.num_rows * row_bytes)
     most = min(MAX_SHARD_BYTES, max(FREE_BYTES, MAX_RATIO * entry.bytes))
     if unpacked > most:
         raise StoreError(f"{path} would unpack {entry.bytes:,} bytes to {unpacked:,}; at most {most:,} are read")
-    for group, column in columns:
-        width = widths.get(column.path_in_schema.split(".")[0], 1)
-        if column.num_values != group.num_rows * width:
+    for name, num_rows, column in columns:
+        wanted = num_rows * widths.get(name, 1)
+        if column.num_values != wanted:
             raise StoreError(
-                f"{path}: column {brief(column.path_in_schema)} must have {group.num_rows * width:,} numbers in "
-                f"{group.num_rows:,} rows, got {column.num_values:,}"
+                f"{path}: column {brief(column.path_in_schema)} must have {wanted:,} numbers in "
+                f"{num_rows:,} rows, got {column.num_values:,}"
             )
-    check_pages(path, [column for _, column in columns])
+    check_pages(path, [column for *_, column in columns])
 
 
 def check_schema(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:

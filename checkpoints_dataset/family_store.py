@@ -20,6 +20,7 @@ from checkpoints_dataset.harvest import harvest_with_progress
 from checkpoints_dataset.store import CheckpointStore, is_finished
 from g_pt.files.atomic import read_json, write_json
 from g_pt.files.schema import Between, brief, read_object
+from g_pt.networks.training_facts import size_name
 from g_pt.runtime.processes import Team
 from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks import get_family
@@ -79,7 +80,7 @@ def harvest_family(config: HarvestConfig, folder: Path, team: Team | None = None
         raise StoreError(f"{folder} holds other files than the datasets of a family; name another folder")
     if team.is_first:
         folder.mkdir(parents=True, exist_ok=True)
-        members = ["-".join(map(str, hidden)) for hidden in dict.fromkeys([*known, *sizes])]
+        members = [size_name(hidden) for hidden in dict.fromkeys([*known, *sizes])]
         write_json(path, {"task": family.name, "members": members})
     stores = {}
     for hidden in sizes:
@@ -110,7 +111,7 @@ def read_listing(folder: Path, task: str) -> FamilyListing:
 
 def member_folder(folder: Path, hidden: Hidden) -> Path:
     """Where the dataset of a size is: widths joined by hyphens."""
-    return folder / "-".join(map(str, hidden))
+    return folder / size_name(hidden)
 
 
 def is_family_finished(folder: Path, config: HarvestConfig) -> bool:

@@ -33,7 +33,7 @@ from g_pt.tasks import get_task
 from g_pt.tasks.base import PopulationTask, Task, TrainableTask, TrainedPopulation
 from g_pt.update_rules.base import DrawnRule
 from g_pt.update_rules.problem import follow, num_bytes
-from g_pt.update_rules.registry import rule_name
+from g_pt.update_rules.registry import rule_name, single_rules
 
 Progress = Callable[[int], object]  # called with the number of network-steps just taken
 
@@ -164,7 +164,7 @@ def check_harvestable(task: Task, config: HarvestConfig) -> None:
             f"batch_size must be at most {task.num_examples}, the number of examples, got {config.batch_size}"
         )
     runs = min(config.num_runs, config.at_once)
-    for rule in getattr(config.rule, "rules", (config.rule,)):
+    for rule in single_rules(config.rule):
         size = runs * num_bytes(rule.init(task.layout.unflatten(task.init(1, torch.Generator())), task))
         check_fits(size, f"the state of rule {rule_name(rule)!r} for {runs:,} networks at once")
     if isinstance(config.rule, DrawnRule):

@@ -113,7 +113,7 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
     from g_pt.training.checkpoints import begin, check_output, check_replaceable
     from g_pt.training.loop import fit, join_processes, stage_settings
     from g_pt.training.setup import process_share
-    from g_pt.update_rules.registry import rule_name
+    from g_pt.update_rules.registry import rule_name, single_rules
 
     for flag, folder in (("--output", program.output), ("--dataset", program.dataset)):
         check_writable(folder, flag)
@@ -140,7 +140,7 @@ def run(program: Program, prog: str, *, wants_other_data: bool = True) -> dict[s
     harvest = dataclasses.replace(program.harvest, task=program.task)
     finished = is_finished(program.dataset) if family is None else is_family_finished(program.dataset, harvest)
     if not team.from_first(finished):
-        rules = {rule_name(rule) for rule in getattr(harvest.rule, "rules", (harvest.rule,))}
+        rules = {rule_name(rule) for rule in single_rules(harvest.rule)}
         if unknown := set(program.pairs.rules) - rules:
             raise ValueError(f"pairs.rules must be of the rules of the harvest, {sorted(rules)}, got {sorted(unknown)}")
         if team.is_first and not program.resume:  # a kill from here on is resumed

@@ -10,7 +10,7 @@ from typing import Any
 from g_pt.files.schema import one_line
 from g_pt.networks.metrics import Metric
 from g_pt.networks.parameters import ParameterLayout
-from g_pt.networks.training_facts import TrainingFacts
+from g_pt.networks.training_facts import TrainingFacts, size_name
 
 TAGS = ["diffusers", "g-pt", "weight-space-learning", "learned-optimization"]
 OWN_NETWORKS = (
@@ -146,7 +146,7 @@ def description(model: ModelDescription) -> dict[str, str]:
     }
     if model.facts.sizes:
         facts["other sizes"] = "`pipe.member((24, 12))`; the networks, ranges and figures here are those of one size"
-        harvested = ", ".join("-".join(map(str, size.hidden)) for size in model.facts.sizes)
+        harvested = ", ".join(size_name(size.hidden) for size in model.facts.sizes)
         facts["hidden widths of the training runs"] = harvested
     if model.facts.prompt_range is not None:
         low, high = model.facts.prompt_range
@@ -222,7 +222,7 @@ def over_sizes(report: dict[str, Any]) -> list[str]:
         "|---|---|---|---|",
     ]
     for size in sizes:
-        hidden, harvested = "-".join(map(str, size["hidden"])), "yes" if size["harvested"] else "no"
+        hidden, harvested = size_name(size["hidden"]), "yes" if size["harvested"] else "no"
         cells = (hidden, harvested, number({"mean": size["ratio"]}, 3), number(size["alignment"], 3))
         lines.append(f"| {' | '.join(map(plain, cells))} |")
     return [*lines, ""]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from g_pt.model.pipeline_inputs import Starts
 from g_pt.networks.parameters import ParameterLayout
-from g_pt.networks.training_facts import TrainingFacts
+from g_pt.networks.training_facts import TrainingFacts, size_name
 from g_pt.tasks import get_family, is_family, is_registered, registered_task
 from g_pt.tasks.base import Task
 from g_pt.tasks.family import TaskFamily
@@ -120,7 +120,7 @@ def check_size(hidden: Sequence[int], facts: TrainingFacts) -> None:
     layers = max(len(size.hidden) for size in facts.sizes)
     if min(hidden) < low or max(hidden) > high or len(hidden) > layers:
         warnings.warn(
-            f"networks with hidden layers of {'-'.join(map(str, hidden))} are beyond those of the training, up to "
+            f"networks with hidden layers of {size_name(hidden)} are beyond those of the training, up to "
             f"{layers} layers of {low} to {high}: look at what an update brings",
             SizeRangeWarning,
             stacklevel=3,

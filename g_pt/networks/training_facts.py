@@ -141,6 +141,11 @@ class SizeFacts:
         return {"hidden": list(self.hidden), **ranges, **runs}
 
 
+def size_name(hidden: Sequence[int]) -> str:
+    """Hidden widths as a word: "24-12"."""
+    return "-".join(map(str, hidden))
+
+
 def log_width(hidden: Sequence[int]) -> float:
     """Mean logarithm of some widths."""
     return sum(map(math.log, hidden)) / len(hidden)

@@ -15,6 +15,7 @@ from checkpoints_dataset.harvest import train_population
 from g_pt.evaluation.statistics import bootstrap_mean, prompt_alignment, summary
 from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.prompting import measure_updates, update_networks
+from g_pt.networks.training_facts import size_name
 from g_pt.pictures.sections import save_sizes
 from g_pt.report.section import Section, Subject, Table
 from g_pt.tasks import is_family
@@ -40,7 +41,7 @@ def measure_sizes(subject: Subject, *, hidden: tuple[str, ...] = ()) -> Section 
         values = [str(bootstrap_mean(found["update"][name])), str(bootstrap_mean(found["runs"][name])), f"{ratio:.3f}"]
         values += [f"{found[kind][m].mean():.2f}" for m in other for kind in ("update", "runs")]
         alignment = bootstrap_mean(found["alignment"])
-        rows.append(("-".join(map(str, size)), "yes" if harvested else "no", *values, f"{alignment:.3f}"))
+        rows.append((size_name(size), "yes" if harvested else "no", *values, f"{alignment:.3f}"))
         facts.append(
             {
                 "hidden": list(size), "harvested": harvested, "prompt": found["prompt"], "ratio": ratio.item(),
@@ -74,7 +75,7 @@ def between(seen: list[Hidden]) -> list[Hidden]:
 
 def measure_size(subject: Subject, size: Hidden) -> dict[str, Any]:
     """Test metrics of updates (B,) and of runs trained anew, and the alignment of each network (B,)."""
-    words = "-".join(map(str, size))
+    words = size_name(size)
     subject.progress(f"hidden layers of {words}")
     pipeline, generator = subject.pipeline.member(size), subject.generator(f"sizes/{words}")
     starts = pipeline.task.init(min(subject.num_networks, NUM_NETWORKS), generator)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from g_pt.files.schema import brief
+from g_pt.networks.training_facts import size_name
 from g_pt.permutations import PermutationSpec
 from g_pt.permutations.plans import kinds_of
 from g_pt.tasks.base import Task
@@ -79,7 +80,7 @@ class TaskFamily:
 
     def member_name(self, hidden: Hidden) -> str:
         """`digits[64-24-12-10]`."""
-        return f"{self.base.name}[{'-'.join(map(str, (self.own[0], *hidden, self.own[-1])))}]"
+        return f"{self.base.name}[{size_name((self.own[0], *hidden, self.own[-1]))}]"
 
     def _make(self, hidden: Hidden) -> Task:
         base = type(self.base)

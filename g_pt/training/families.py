@@ -22,7 +22,7 @@ from g_pt.model.pipeline import ParameterUpdatePipeline
 from g_pt.model.prompting import measure_updates, update_networks
 from g_pt.model.sharing import share_weights
 from g_pt.model.transformer import ParameterTransformer
-from g_pt.networks.training_facts import log_width
+from g_pt.networks.training_facts import log_width, size_name
 from g_pt.runtime.seeds import keyed_generator
 from g_pt.tasks.family import Hidden, TaskFamily, draw_width, parse_hidden
 from g_pt.training.alignment import AlignmentLoss
@@ -202,7 +202,7 @@ class FamilyProbe(PromptProbe):
 
     def measure(self) -> dict[str, Any]:
         """As `PromptProbe.measure`, with `sizes`: `{"24-12": {"alignment": ..., "achieved": at the best prompt}}`."""
-        return super().measure() | {"sizes": {"-".join(map(str, h)): self.of_size(h) for h in self.inits}}
+        return super().measure() | {"sizes": {size_name(h): self.of_size(h) for h in self.inits}}
 
     def of_size(self, hidden: Hidden) -> dict[str, float]:
         """Alignment and the metric achieved at the best prompt, on the validation split."""

@@ -5,7 +5,6 @@ B = pairs of this process, P = parameters per network.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -54,6 +53,7 @@ from g_pt.training.setup import (
 )
 from g_pt.training.steps import compiled, update_norm, whole
 from g_pt.training.trackers import Trackers
+from g_pt.update_rules.gradient import cosine_decay
 
 # (model as Accelerate prepared it, step) -> scalar loss of this process
 Loss = Callable[[nn.Module, int], Tensor]
@@ -286,11 +286,9 @@ def evaluate(
 
 def learning_rate(step: int, options: OptimizerConfig) -> float:
     """Linear warm-up, then a cosine to the final rate."""
-    progress = step / max(1, options.num_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    floor = options.final_learning_rate
     warmup = min(1.0, (step + 1) / max(1, options.warmup_steps))
-    return options.learning_rate * warmup * (floor + (1 - floor) * cosine)
+    decay = cosine_decay(step / max(1, options.num_steps), options.final_learning_rate)
+    return options.learning_rate * warmup * decay
 
 
 def due(step: int, every: int, last: int) -> bool:

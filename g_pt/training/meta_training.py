@@ -25,6 +25,7 @@ from g_pt.training.checkpoints import TrainingCheckpoints, check_output, check_s
 from g_pt.training.log import TrainingLog
 from g_pt.training.loop import due
 from g_pt.training.meta_config import MetaConfig
+from g_pt.update_rules.gradient import cosine_decay
 
 WEIGHTS_FILE = "optimizer.safetensors"
 FIRST, STEPS, HELD_OUT = range(3)  # streams of random numbers
@@ -57,9 +58,8 @@ class MetaTrainer:
         self.mean_norm = kept if self.mean_norm == 0 else NORM_MEMORY * self.mean_norm + (1 - NORM_MEMORY) * kept
         limit = config.max_norm_ratio * self.mean_norm
         self.weights.grad = found.gradient * (limit / norm if norm > limit else 1.0)
-        floor = config.final_learning_rate
-        cosine = 0.5 * (1 + math.cos(math.pi * number / config.num_steps))
-        self.adam.param_groups[0]["lr"] = rate = config.learning_rate * (floor + (1 - floor) * cosine)
+        decay = cosine_decay(number / config.num_steps, config.final_learning_rate)
+        self.adam.param_groups[0]["lr"] = rate = config.learning_rate * decay
         self.adam.step()
         return {"loss": found.loss, "grad_norm": norm, "learning_rate": rate, "clamped": found.clamped}
 

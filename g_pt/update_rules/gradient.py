@@ -128,12 +128,17 @@ class GradientRule:
         if num_steps is None or self.schedule == "constant":
             return 1.0
         share = (step - rising) / (num_steps - rising)
-        return 0.5 * (1 + math.cos(math.pi * share)) if self.schedule == "cosine" else 1 - share
+        return cosine_decay(share) if self.schedule == "cosine" else 1 - share
 
     def batch_factor(self, batch_size: int) -> float:
         """Learning rate of a batch size over that of `scaled_from`; the linear rule is that of Goyal et al. 2017."""
         ratio = batch_size / (self.scaled_from or USUAL_BATCH_SIZE)
         return ratio if self.batch_scaling == "linear" else math.sqrt(ratio)
+
+
+def cosine_decay(share: float, floor: float = 0.0) -> float:
+    """Factor of a learning rate after a share of the steps: from 1 along half a cosine to the floor."""
+    return floor + (1 - floor) * (0.5 * (1 + math.cos(math.pi * share)))
 
 
 def trained_names(task: Task) -> tuple[str, ...]:

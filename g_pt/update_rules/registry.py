@@ -44,9 +44,19 @@ def rule_name(rule: Any) -> str:
 
 def rule_settings(rule: Any) -> Any:
     """A rule as JSON: its name, and all settings that are set, rules inside it alike; a list of a mixture's rules."""
-    if rule_name(rule) == CHOSEN_RULE.several:
+    if is_mixture(rule):
         return [rule_settings(one) for one in rule.rules]
     return {"name": rule_name(rule), **fields_of(rule)}
+
+
+def is_mixture(rule: Any) -> bool:
+    """Whether several rules were chosen together."""
+    return rule_name(rule) == CHOSEN_RULE.several
+
+
+def single_rules(rule: Any) -> tuple[Any, ...]:
+    """The rules of a mixture, or the rule itself."""
+    return tuple(rule.rules) if is_mixture(rule) else (rule,)
 
 
 def fields_of(settings: Any) -> dict[str, Any]:
