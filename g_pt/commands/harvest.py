@@ -84,10 +84,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def task_defaults(task: str) -> Mapping[str, Any]:
     """Settings of a harvest that come with a task."""
-    from g_pt.tasks import get_family, get_task, is_family
+    from g_pt.tasks import base_task
 
     with redirect_stdout(sys.stderr):  # as in `main`
-        return (get_family(task).base if is_family(task) else get_task(task)).harvest_defaults
+        return base_task(task).harvest_defaults
 
 
 def default_folder(task: str) -> Path:

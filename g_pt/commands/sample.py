@@ -158,7 +158,8 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
 
     started = time.perf_counter()
     check_alpha(arguments.alpha)
-    pipeline = member_asked_for(load_pipeline(arguments, metric), arguments)
+    model = chosen_model(arguments, metric)
+    pipeline = member_asked_for(load_pipeline(arguments, metric, model), arguments)
     task = pipeline.task
     if arguments.video is not None:
         check_video(task)
@@ -194,7 +195,7 @@ def run(arguments: Arguments, metric: str, prompt: float) -> dict[str, Any]:
         {"starting": a, "achieved": b, "file": str(file)} for a, b, file in zip(before, after, files, strict=True)
     ]
     return {
-        "model": chosen_model(arguments, metric),
+        "model": model,
         "task": task.name,
         "metric": metric,
         "prompt": prompt,
@@ -246,17 +247,15 @@ def is_of_other_size(arguments: Arguments) -> bool:
         return False
 
 
-def load_pipeline(arguments: Arguments, metric: str) -> ParameterUpdatePipeline:
-    """The model asked for, or the bundled one of the task and metric."""
+def load_pipeline(arguments: Arguments, metric: str, name: str) -> ParameterUpdatePipeline:
+    """The model of this name, which must be of the task that was asked for."""
     from g_pt.hub.download import bundled_models
     from g_pt.model.pipeline import ParameterUpdatePipeline
-    from g_pt.tasks import get_family, get_task, is_family
+    from g_pt.tasks import base_task
 
-    name = chosen_model(arguments, metric)
-    base = get_family(arguments.task).base if is_family(arguments.task) else None
-    own = base or get_task(arguments.task) if ":" in arguments.task else None
+    own = base_task(arguments.task) if ":" in arguments.task else None
     if arguments.model is None:  # refuse what does not exist before anything is loaded
-        check_prompt(own or base or get_task(arguments.task), metric)
+        check_prompt(own or base_task(arguments.task), metric)
         if name not in bundled_models():
             raise ValueError(
                 f"no model is bundled for task {arguments.task!r} and {metric}; bundled are {bundled_models()}, "

@@ -73,7 +73,8 @@ def measure_random_search(subject: Subject) -> Section | None:
     step_seconds = cost_of_step(usual(harvest.rule), subject, some, TIMED_STEPS)["seconds"]
     harvest_seconds = whole / len(some) * step_seconds
     num = budget.num_trials * len(SEARCHED)
-    results = {"one update": updated, f"{rule.name}, best settings": ends}
+    results = {"one update": facts(subject, updated), f"{rule.name}, best settings": facts(subject, ends)}
+    one_update, best_settings = results.values()
     return Section(
         name="random_search",
         title="Random search for the steps of one harvest",
@@ -84,10 +85,10 @@ def measure_random_search(subject: Subject) -> Section | None:
             "seconds": seconds,
             "seconds_of_the_harvest": harvest_seconds,
             "best": {"rule": rule_name(rule), "settings": best.settings, "steps": stop},
-            "one_update": facts(subject, updated),
-            "best_settings": facts(subject, ends),
+            "one_update": one_update,
+            "best_settings": best_settings,
         },
-        tables=(table(subject, results),),
+        tables=(table(subject, results, len(ends)),),
         notes=(
             f"{num:,} settings of {len(SEARCHED)} rules: learning rate and weight decay, one network each, stopped "
             f"early by ASHA and at the best of {MEASURED} moments on the validation split: {taken:,} steps of networks "
@@ -106,13 +107,11 @@ def facts(subject: Subject, params: Tensor) -> dict[str, dict[str, float]]:
     return {f"test_{n}": summary(v.cpu()) | {"best_on_validation": v[best].item()} for n, v in measured.items()}
 
 
-def table(subject: Subject, results: dict[str, Tensor]) -> Table:
+def table(subject: Subject, results: dict[str, dict[str, dict[str, float]]], num: int) -> Table:
     """Means, and the best network."""
     rows = []
-    for name, params in results.items():
-        found = facts(subject, params)
+    for name, found in results.items():
         means = (f"{one['mean']:.3g} [{one['low']:.3g}, {one['high']:.3g}]" for one in found.values())
         rows.append((name, *means))
         rows.append((f"{name}: the best on validation", *(f"{f['best_on_validation']:.3g}" for f in found.values())))
-    num = len(next(iter(results.values())))
     return Table(f"test metrics of {num} networks from the same unseen inits", ("", *subject.task.metrics), tuple(rows))

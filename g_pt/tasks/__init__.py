@@ -1,6 +1,7 @@
 """Tasks: families of networks with metrics. `get_task(name)` makes one."""
 
 from g_pt.tasks.registry import BUILT_IN as BUILT_IN
+from g_pt.tasks.registry import base_task as base_task
 from g_pt.tasks.registry import get_family as get_family
 from g_pt.tasks.registry import get_task as get_task
 from g_pt.tasks.registry import is_family as is_family

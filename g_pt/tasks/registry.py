@@ -133,6 +133,11 @@ def get_family(name: str) -> TaskFamily:
     return make_family(_TASKS[task.name], sizes[:-1])
 
 
+def base_task(name: str) -> Task:
+    """The task of this name, or the base of the family; raises as `get_task` and `get_family` do."""
+    return get_family(name).base if is_family(name) else get_task(name)
+
+
 @cache
 def make_family(target: str, sizes: str) -> TaskFamily:
     """The one family of a class and sizes in this process."""

@@ -255,7 +255,7 @@ class AlignmentLoss:
         Rows are chosen at even distances in the global batch, so that any split of it agrees. A process updates one at
         least: of a sharded model all must take part in every forward.
         """
-        options, normalizer = self.options, self.pipeline.normalizer
+        options = self.options
         places = torch.arange(options.batch_size + 1) * options.recursive_share
         rows = (places[1:].floor() > places[:-1].floor())[self.share].nonzero()[:, 0]
         rows = rows.to(self.device) if len(rows) else torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -264,16 +264,23 @@ class AlignmentLoss:
         for _ in range(NUMBERS_OF_UPDATES[drawn]):
             wanted = self.draw_prompts(generator).to(self.device)[rows]  # transformed
             noise = torch.randn(options.batch_size, starts.shape[1], generator=generator)[self.share]
-            condition = Condition(normalizer.normalize(updated), metric, self.pipeline.metric.unembedded(wanted))
-            x_0 = sample(model, self.scheduler, condition, noise.to(self.device)[rows], UPDATE_STEPS)
-            updated = finish_updates(self.task, normalizer.unnormalize(x_0.float()), updated)
-            metric = self.validation_metric(updated)
+            updated, metric = self.update(model, updated, metric, wanted, noise.to(self.device)[rows])
         is_usable = updated.isfinite().all(dim=1) & metric.isfinite()
         rows = rows[is_usable]
         return (
             starts.index_copy(0, rows, updated[is_usable]),
             starting.index_copy(0, rows, metric[is_usable]),
         )
+
+    def update(
+        self, model: nn.Module, params: Tensor, metric: Tensor, wanted: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Networks (b, P), raw, after an update to transformed metrics (b,), and their metrics (b,), raw."""
+        normalizer = self.pipeline.normalizer
+        condition = Condition(normalizer.normalize(params), metric, self.pipeline.metric.unembedded(wanted))
+        x_0 = sample(model, self.scheduler, condition, noise, UPDATE_STEPS)
+        updated = finish_updates(self.task, normalizer.unnormalize(x_0.float()), params)
+        return updated, self.validation_metric(updated)
 
     def draw_prompts(self, generator: torch.Generator) -> Tensor:
         """Prompts of this process, uniform in the transformed metric: (b,)."""
@@ -315,17 +322,15 @@ class AlignmentLoss:
 
         A few knots are all that comes of the validation split, and of other networks than those that are trained on.
         """
-        options, metric, normalizer = self.options, self.pipeline.metric, self.pipeline.normalizer
+        options = self.options
         validation, training = [], []
         for batch in range(-(-GAP_NETWORKS // options.batch_size)):
             generator = keyed_generator(self.seed, step, GAP_STREAM, batch)
             starts = self.task.init(options.batch_size, generator).to(self.device)
-            wanted = metric.unembedded(self.draw_all_prompts(generator).to(self.device))
+            wanted = self.draw_all_prompts(generator).to(self.device)
             noise = torch.randn(starts.shape, generator=generator).to(self.device)
-            condition = Condition(normalizer.normalize(starts), self.validation_metric(starts), wanted)
-            x_0 = sample(model, self.scheduler, condition, noise, UPDATE_STEPS)
-            updated = finish_updates(self.task, normalizer.unnormalize(x_0.float()), starts)
-            validation.append(metric.embedded(self.validation_metric(updated)))
+            updated, metric = self.update(model, starts, self.validation_metric(starts), wanted, noise)
+            validation.append(self.pipeline.metric.embedded(metric))
             training.append(self.reached.measure(updated, GAP_EXAMPLES, keyed_generator(self.seed, GAP_STREAM)))
         return GeneralizationGap.along_training(torch.cat(validation), torch.cat(training))
 

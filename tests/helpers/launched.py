@@ -51,16 +51,9 @@ class Limits:
     output: Connection
 
 
-def run_program(
-    main: str,
-    arguments: Sequence[object],
-    *,
-    processes: int = 1,
-    death: Death | None = None,
-    limits: Limits | None = None,
-) -> list[int]:
-    """Run `module:function(arguments)` in some processes; returns their exit codes, which are negative for signals."""
-    started = start_program(main, arguments, processes=processes, death=death, limits=limits)
+def run_program(main: str, arguments: Sequence[object], **options: Any) -> list[int]:
+    """`start_program`, to its end: exit codes of the processes, which are negative for signals."""
+    started = start_program(main, arguments, **options)
     for process in started:
         process.join(PATIENCE)
         if process.is_alive():
